@@ -65,7 +65,7 @@ const fn positional(param: &'static str, placeholder: &'static str, many: bool) 
 }
 
 /// Every command, in the order of the help.
-pub(super) const COMMANDS: [Command; 25] = [
+pub(super) const COMMANDS: [Command; 28] = [
     Command {
         name: "snapshot",
         action: "snapshot",
@@ -274,6 +274,33 @@ pub(super) const COMMANDS: [Command; 25] = [
         examples: &["history latest /registry/configmaps/default/settings"],
         reads: &[SETTINGS, BUCKETS],
         start: || job(contents::history::perform),
+    },
+    Command {
+        name: "diff",
+        action: "diff",
+        positionals: &[positional("old", "OLD", false), positional("new", "NEW", false)],
+        examples: &["diff latest live", "diff ./before.tar.gz ./after.tar.gz --all"],
+        reads: &[SITE, SETTINGS, BUCKETS],
+        start: || job(contents::diff::perform),
+    },
+    Command {
+        name: "export",
+        action: "export",
+        positionals: &[positional("archive", "ARCHIVE", false)],
+        examples: &["export latest --prefix /registry/configmaps/default/ --output keys.jsonl"],
+        reads: &[SETTINGS, BUCKETS],
+        start: || job(contents::export::perform),
+    },
+    Command {
+        name: "import",
+        action: "import",
+        positionals: &[positional("archive", "FILE|ARCHIVE", false)],
+        examples: &[
+            "import latest --prefix /registry/configmaps/default/settings --plan",
+            "import keys.jsonl --apply --only-missing",
+        ],
+        reads: &[SITE, SETTINGS, BUCKETS],
+        start: || job(contents::import::perform),
     },
 ];
 

@@ -380,7 +380,8 @@ fn resolved(name: &str, value: &str) -> String {
     match name {
         "target" | "identity-file" | "extract" if !value.is_empty() => absolute(value),
         "site" if value.contains('/') => absolute(value),
-        "snapshot" | "from" | "archive" => {
+        "output" if !value.is_empty() => absolute(value),
+        "snapshot" | "from" | "archive" | "old" | "new" => {
             let word = |word: &str| {
                 if is_relative(word) || word.starts_with('/') { absolute(word) } else { word.to_owned() }
             };

@@ -114,6 +114,24 @@ pub struct Planned {
     pub backup_target: Option<PathBuf>,
     /// Number of revisions by which the revision would be raised.
     pub bump: i64,
+    /// The keys that the restore would change, if the existing data could be compared.
+    pub keys: Option<KeyChanges>,
+    /// The reason why the keys could not be compared.
+    pub keys_unknown: Option<String>,
+}
+
+/// The keys that a restore would change.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct KeyChanges {
+    /// Keys that were created since, and would be removed.
+    pub removed: u64,
+    /// Keys that were deleted since, and would be brought back.
+    pub brought_back: u64,
+    /// Keys with another value, which would be replaced by the value in the snapshot.
+    pub replaced: u64,
+    /// Keys with the same value.
+    pub unchanged: u64,
 }
 
 /// The data that etcd serves after a restore.
@@ -297,6 +315,15 @@ fn planned(report: &Report, request: &restore::Request) -> Planned {
         backup: plan.backup.describe().to_string(),
         backup_target: request.backup.clone().filter(|_| plan.backup != BackupMethod::None),
         bump: plan.bump,
+        keys: report.key_changes.as_ref().and_then(|changes| changes.as_ref().ok()).map(|counts| {
+            KeyChanges {
+                removed: counts.removed,
+                brought_back: counts.added,
+                replaced: counts.changed,
+                unchanged: counts.unchanged,
+            }
+        }),
+        keys_unknown: report.key_changes.as_ref().and_then(|changes| changes.as_ref().err()).cloned(),
     }
 }
 

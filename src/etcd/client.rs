@@ -5,11 +5,13 @@
 //! fails if a flag and its variable are both set).
 
 mod answers;
+mod conditional_put;
 mod membership;
 
 #[cfg(feature = "fuzz")]
 pub(crate) use answers::read_as_all_answers;
 pub use answers::{ContentHash, Status};
+pub use conditional_put::{ConditionalPut, MAX_BYTES, MAX_PUTS};
 pub use membership::MembershipRefusal;
 
 use super::certificates::CertificateProblems;

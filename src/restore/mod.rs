@@ -7,6 +7,7 @@ mod backup;
 mod decide;
 mod existing;
 mod facts;
+mod key_changes;
 mod plan;
 mod prepare;
 mod refusals;
@@ -24,7 +25,7 @@ pub use report::{Outcome, Report};
 pub use request::{Bump, Request, Source};
 pub use source::{check_can_decrypt, unpack};
 
-use crate::error::{ActionError, Refusal};
+use crate::error::{ActionError, Refusal, describe_inline};
 use crate::etcd::client::Client;
 use crate::etcd::diagnose::next_step;
 use crate::etcd::site::Site;
@@ -150,7 +151,11 @@ fn restore(site: &Site, data: &DataDir, request: &Request, report: Sink<'_>) -> 
     let (snapshot, plan) = plan_restore(&mut stage, request, &facts, member, report)?;
     if request.plan_only {
         stage.check_structure()?;
-        return Ok(Report { plan, snapshot, outcome: None });
+        let changes = key_changes::key_changes(&stage, site, &facts.existing, report);
+        // A comparison that fails is only missing in the plan.
+        interrupt::check()?;
+        let key_changes = Some(changes.map_err(|error| describe_inline(&error)));
+        return Ok(Report { plan, snapshot, key_changes, outcome: None });
     }
 
     let preparation =
@@ -162,7 +167,7 @@ fn restore(site: &Site, data: &DataDir, request: &Request, report: Sink<'_>) -> 
     let disarmed = disarm_nospace(&Client::new(site), &mut exchanged.alarms);
     let data_dir = data.dir().path().to_owned();
     let outcome = Outcome { expected, backup, exchanged, disarmed, data_dir };
-    Ok(Report { plan, snapshot, outcome: Some(outcome) })
+    Ok(Report { plan, snapshot, key_changes: None, outcome: Some(outcome) })
 }
 
 /// Unpacks, verifies and reads the snapshot, and makes the plan.

@@ -2,6 +2,7 @@
 
 use super::plan::Plan;
 use super::unpacked::Snapshot;
+use crate::etcd::backend::ChangeCounts;
 use crate::exchange::{Exchanged, Expected};
 use crate::snapshot;
 use std::path::PathBuf;
@@ -18,6 +19,9 @@ pub struct Report {
     pub plan: Plan,
     /// The snapshot that was restored.
     pub snapshot: Snapshot,
+    /// The keys that differ between the existing data and the snapshot, or the reason why that is unknown. Only for a dry
+    /// run.
+    pub key_changes: Option<Result<ChangeCounts, String>>,
     /// The outcome; `None` for a dry run.
     pub outcome: Option<Outcome>,
 }

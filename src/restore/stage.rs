@@ -87,6 +87,19 @@ impl<'a> Stage<'a> {
         Ok(Self { site, stopped: None, staging: StagingDir::create(data)? })
     }
 
+    /// Returns the directory with the unpacked database.
+    pub fn dir(&self) -> &Dir {
+        self.staging.dir()
+    }
+
+    /// Returns the database of the booted copy of stopped data.
+    ///
+    /// # Errors
+    /// No copy was booted, or its database cannot be read.
+    pub fn stopped_backend(&self) -> Result<Backend> {
+        self.stopped.as_ref().context("no copy of the stopped data was booted")?.backend()
+    }
+
     /// Boots a copy of the data of a stopped etcd and returns the facts that it shows. The files alone are not
     /// enough: the last writes may be only in the write-ahead log, and etcd 3.4 leaves the members from before a
     /// restore in the database. etcd cannot start while the copy is made.

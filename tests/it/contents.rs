@@ -1,16 +1,17 @@
 //! The commands that look into an archive: one etcd is filled with everything that they show, saved, and
-//! stopped.
+//! stopped. Another one loses keys, and gets them back.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde_json::{Value, json};
 use test_case::test_case;
 
-use crate::common::client::decode_base64;
+use crate::common::client::{Data, assert_same, decode_base64};
 use crate::common::command::{Out, Run};
 use crate::common::world::{Setup, Version, World};
-use crate::encryption::command;
 use crate::output_formats::checked;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_etcd-backup");
@@ -19,7 +20,8 @@ const CANARY: &str = "canary-of-a-value";
 
 /// Runs `etcd-backup`.
 fn run(world: &World, words: &[&str]) -> Out {
-    let command = command(world, PROGRAM, words);
+    let target = world.to_target();
+    let command = world.action(PROGRAM, &[words, &[&target]].concat());
     let out = Run::start(command, &world.path("runs")).finish();
     out.assert_no_panic();
     let shows_a_value = out.stdout.contains(CANARY) || out.stderr.contains(CANARY);
@@ -36,7 +38,9 @@ fn text(world: &World, words: &[&str]) -> String {
 
 #[track_caller]
 fn document(world: &World, command: &str, words: &[&str]) -> Value {
-    checked(command, run(world, &[&[command, "--json"], words].concat()))
+    let document = checked(command, run(world, &[&[command, "--json"], words].concat()));
+    assert_eq!(document.get("error"), None, "{command} {words:?}");
+    document
 }
 
 #[track_caller]
@@ -108,7 +112,7 @@ fn the_contents_of_an_archive_are_shown_without_etcd(version: Version) {
     refuses_what_is_not_in_the_archive(&story);
     let left: Vec<_> =
         std::fs::read_dir(story.world.target()).unwrap().map(|one| one.unwrap().file_name()).collect();
-    assert!(left.iter().all(|name| !name.to_str().unwrap().starts_with('.')), "{left:?}");
+    assert!(left.iter().all(|name| !name.to_str().unwrap().starts_with(".etcd-snapshot-")), "{left:?}");
 }
 
 fn shows_everything_but_values(story: &Story, version: Version) {
@@ -179,8 +183,12 @@ fn lists_keys(story: &Story) {
 
 fn gets_values_and_lists_their_history(story: &Story) {
     let (world, before_deletion, compacted) = (&story.world, story.before_deletion, story.compacted);
+    let target = world.to_target();
     let get = |words: &[&str]| {
-        command(world, PROGRAM, &[&["get", story.archive(), "--quiet"], words].concat()).output().unwrap()
+        world
+            .action(PROGRAM, &[&["get", story.archive(), "--quiet", &target], words].concat())
+            .output()
+            .unwrap()
     };
     let out = get(&["/app/a"]);
     assert_eq!((out.stdout, out.stderr), (format!("{CANARY} 3").into_bytes(), Vec::new()));
@@ -193,14 +201,13 @@ fn gets_values_and_lists_their_history(story: &Story) {
     let deleted = refusal(world, &["get", story.archive(), "/registry/minions/node-1"]);
     assert!(deleted.contains("has no key") && deleted.contains("history"), "{deleted}");
     // A terminal is refused before the archive is read.
-    let shell = format!("{PROGRAM} get {} /app/a --quiet", story.archive());
-    let mut terminal = command(world, "script", &["-qec", &shell, "/dev/null"]);
+    let shell = format!("{PROGRAM} get {} /app/a --quiet {target}", story.archive());
+    let mut terminal = world.action("script", &["-qec", &shell, "/dev/null"]);
     let out = terminal.stdin(Stdio::null()).output().unwrap();
     let printed = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(printed.contains("the value may be a secret") && !printed.contains(CANARY), "{printed}");
     let forced = format!("{shell} --force");
-    let out =
-        command(world, "script", &["-qec", &forced, "/dev/null"]).stdin(Stdio::null()).output().unwrap();
+    let out = world.action("script", &["-qec", &forced, "/dev/null"]).stdin(Stdio::null()).output().unwrap();
     assert!(String::from_utf8_lossy(&out.stdout).contains(CANARY));
 
     let history = document(world, "history", &[story.archive(), "/app/a"]);
@@ -235,4 +242,139 @@ fn refuses_what_is_not_in_the_archive(story: &Story) {
     assert!(refusal(world, &["show", cut.to_str().unwrap()]).contains("damaged"));
     assert!(refusal(world, &["keys", PROGRAM]).contains("etcd-backup"));
     assert!(!Path::new("/var/backups/etcd/db").exists());
+}
+
+/// Deletes, changes and creates keys after the archive was made.
+fn lose_keys(world: &World) {
+    world.delete(0..250);
+    world.etcdctl(&["del", "/app/leased"]);
+    world.put_bytes("/app/changed", format!("{CANARY} new").as_bytes());
+    world.put_bytes("/app/created", CANARY.as_bytes());
+    world.put_bytes("/app/same", CANARY.as_bytes());
+}
+
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::Newest; "newest_etcd")]
+fn lost_keys_are_found_and_put_back_into_the_running_etcd(version: Version) {
+    let world = World::plain(version);
+    world.put(0..250, CANARY);
+    let lease = world.etcdctl(&["lease", "grant", "3600"]);
+    world.etcdctl(&["put", "/app/leased", CANARY, "--lease", lease.split(' ').nth(1).unwrap()]);
+    world.put_bytes("/app/changed", format!("{CANARY} old").as_bytes());
+    world.put_bytes("/app/same", CANARY.as_bytes());
+    world.put_bytes("\"odd\\ -\u{1b}", b"\0\xff \"line\\n\"\n");
+    let archive = world.saved();
+    let saved = world.dump();
+    world.etcdctl(&["del", "\"odd\\ -\u{1b}"]);
+    lose_keys(&world);
+    finds_the_differences(&world, &archive);
+    refuses_to_replace_newer_values(&world, &archive);
+    let file = exports(&world, &archive);
+    puts_lost_keys_back(&world, &archive, &file, &saved);
+    keeps_a_key_that_changes_in_the_meantime(&world, &archive);
+}
+
+fn finds_the_differences(world: &World, archive: &Path) {
+    let archive = archive.to_str().unwrap();
+    let found = document(world, "diff", &[archive, "live"]);
+    assert_eq!(found["total"], json!({"added": 1, "removed": 252, "changed": 1, "unchanged": 1}));
+    assert_eq!(found["old"]["cluster_id"], found["new"]["cluster_id"]);
+    assert_eq!(found["changes"].as_array().unwrap().len(), 254);
+    let some = text(world, &["diff", "live", archive, "--prefix=/app/"]);
+    for line in
+        ["+ /app/leased", "~ /app/changed", "- /app/created", "1 added, 1 removed, 1 changed, 1 unchanged"]
+    {
+        assert!(some.contains(line), "{line}: {some}");
+    }
+    assert!(refusal(world, &["diff", "live", "live"]).contains("both states are the running etcd"));
+    let plan = world
+        .restore(&[&crate::restore::from(Path::new(archive)), "skip-backup=true", "plan=true"])
+        .completed();
+    let counts =
+        ["removed", "brought-back", "replaced"].map(|what| plan.get(&format!("plan.{what}-keys")).to_owned());
+    assert_eq!(counts, ["1", "252", "1"]);
+}
+
+fn refuses_to_replace_newer_values(world: &World, archive: &Path) {
+    let (archive, before) = (archive.to_str().unwrap(), world.dump());
+    let plan = document(world, "import", &[archive, "--plan"]);
+    assert_eq!(
+        plan["planned"],
+        json!({"create": 252, "overwrite": 0, "keep": 1, "unchanged": 1, "with_lease": 1})
+    );
+    assert_eq!(plan["keys"].as_array().unwrap().len(), 253);
+    let refused = refusal(world, &["import", archive, "--apply"]);
+    assert!(refused.contains("1 key exists with another value, so no key was put"), "{refused}");
+    assert!(refusal(world, &["import", archive]).contains("neither plan nor apply"));
+    // An archive of another cluster.
+    let foreign = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/etcd-3.6.16.tar.gz");
+    let refused = refusal(world, &["import", foreign.to_str().unwrap(), "--plan"]);
+    assert!(
+        refused.contains("has never been that cluster") && refused.contains("--allow-foreign"),
+        "{refused}"
+    );
+    let plan = text(world, &["import", foreign.to_str().unwrap(), "--plan", "--allow-foreign"]);
+    assert!(plan.contains("create     /registry/configmaps/default/c1"), "{plan}");
+    assert_same(&world.dump(), &before, "nothing was put");
+}
+
+/// Exports the keys of the application, and returns the file.
+fn exports(world: &World, archive: &Path) -> PathBuf {
+    let file = world.path("keys.jsonl");
+    let words = ["export", archive.to_str().unwrap(), "--prefix=/app/", "--output", file.to_str().unwrap()];
+    assert!(text(world, &words).contains("3 keys of revision"));
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(refusal(world, &words).contains("exists already"));
+    assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 5);
+    let cut = world.path("cut.jsonl");
+    fs::write(&cut, &fs::read(&file).unwrap()[..400]).unwrap();
+    let refused = refusal(world, &["import", cut.to_str().unwrap(), "--plan"]);
+    assert!(refused.contains("is not a complete file of keys"), "{refused}");
+    file
+}
+
+fn puts_lost_keys_back(world: &World, archive: &Path, file: &Path, saved: &Data) {
+    let (archive, file) = (archive.to_str().unwrap(), file.to_str().unwrap());
+    let put = text(world, &["import", archive, "--apply", "--only-missing"]);
+    assert!(put.contains("keys put: 252;") && put.contains("not carried over: 1"), "{put}");
+    let mut expected = saved.clone();
+    expected.insert(b"/app/created".to_vec(), CANARY.as_bytes().to_vec());
+    expected.insert(b"/app/changed".to_vec(), format!("{CANARY} new").into_bytes());
+    assert_same(&world.dump(), &expected, "the missing keys were put");
+    let again = text(world, &["import", archive, "--apply", "--only-missing"]);
+    assert!(again.contains("keys put: 0;"), "{again}");
+    let plan = text(world, &["import", file, "--plan", "--overwrite"]);
+    assert!(plan.contains("overwrite  /app/changed"), "{plan}");
+    let put = text(world, &["import", file, "--apply", "--overwrite"]);
+    assert!(put.contains("keys put: 1;"), "{put}");
+    expected.insert(b"/app/changed".to_vec(), format!("{CANARY} old").into_bytes());
+    assert_same(&world.dump(), &expected, "one key was overwritten");
+}
+
+fn keeps_a_key_that_changes_in_the_meantime(world: &World, archive: &Path) {
+    let (archive, target) = (archive.to_str().unwrap(), world.to_target());
+    world.etcdctl(&["del", "/app/same"]);
+    world.etcdctl(&["del", "/app/changed"]);
+    let tools = world.stand_in_tools();
+    tools.delay("etcdctl txn*", 3);
+    let words = ["import", archive, "--apply", "--prefix=/app/", "--quiet", &target];
+    let running = Run::start(world.action(PROGRAM, &words), &world.path("runs"));
+    running.await_until(&|| tools.calls().iter().any(|(_, call)| call.starts_with("etcdctl txn")));
+    world.put_bytes("/app/changed", b"in the meantime");
+    tools.remove_fault();
+    let out = running.finish();
+    assert_eq!(out.status.code(), Some(1), "{}", out.describe());
+    for words in ["not put, because they changed after the plan was made: /app/changed", "keys put: 1;"] {
+        assert!(out.stderr.contains(words), "{words}: {}", out.describe());
+    }
+    let now = world.dump();
+    assert_eq!(now[b"/app/changed".as_slice()], b"in the meantime");
+    assert_eq!(now[b"/app/same".as_slice()], CANARY.as_bytes());
+    // etcdctl quotes a line that it does not understand.
+    world.etcdctl(&["del", "/app/same"]);
+    let quoted = format!("Error: invalid txn request: put -- \"/app/same\" \"{CANARY}\"");
+    tools.answer("etcdctl txn*", "", &quoted, 1);
+    let out = run(world, &["import", archive, "--apply", "--only-missing", "--prefix=/app/"]);
+    assert_eq!(out.status.code(), Some(1), "{}", out.describe());
+    assert!(out.stderr.contains("withheld because it may quote data"), "{}", out.describe());
 }

@@ -299,6 +299,17 @@ fn uploads_and_fetches_encrypted_archives() {
     let identity = identity(&world, IDENTITY);
     assert_eq!(fetch(&[&identity]).completed().get("snapshot.verified"), "true");
     assert_eq!(sha256sum(&archive), sha256);
+    let keys = |words: &[&str]| {
+        let target = world.to_target();
+        let words = [&["keys", "offsite/latest", "--quiet", &target], words].concat();
+        run(&world, env!("CARGO_BIN_EXE_etcd-backup"), &words)
+    };
+    keys(&[]).refused(&["is encrypted"]);
+    assert_eq!(
+        keys(&[&identity]).stdout.lines().count(),
+        data.len(),
+        "the keys of the archive in the bucket"
+    );
     world.damage();
     restore(&world, &[&from(&archive), &identity, "skip-backup=true"]).completed();
     assert_same(&world.dump(), &data, "after the restore");

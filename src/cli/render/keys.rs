@@ -1,7 +1,7 @@
 //! The outcome of `keys`, which is written line by line.
 
 use super::table::warnings;
-use super::{Format, Render, Style};
+use super::{Format, Render, Style, stream_document};
 use crate::cli::results::Results;
 use crate::commands::contents::keys::{Key, Outcome};
 use crate::etcd::key_text::printable;
@@ -19,10 +19,7 @@ impl Render for Outcome {
     fn stream(&self, format: Format, style: Style, out: &mut dyn Write) -> Option<io::Result<()>> {
         Some(match format {
             Format::Text | Format::Juju => self.lines(style, out),
-            Format::Json => serde_json::to_writer_pretty(&mut *out, self)
-                .map_err(io::Error::from)
-                .and_then(|()| out.write_all(b"\n")),
-            Format::Yaml => serde_yaml::to_writer(out, self).map_err(io::Error::other),
+            Format::Json | Format::Yaml => stream_document(self, format, out),
         })
     }
 }

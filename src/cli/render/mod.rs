@@ -6,8 +6,11 @@ mod archives;
 mod backup;
 mod check;
 mod check_config;
+mod diff;
+mod export;
 mod get;
 mod history;
+mod import;
 mod keys;
 mod list;
 mod prune;
@@ -88,6 +91,17 @@ fn included(files: &IncludedFiles) -> String {
     let paths = replace_control(&files.paths.join(", "), REPLACEMENT);
     let noun = if files.files == 1 { "file" } else { "files" };
     format!("{} {noun} of {paths}, {}", files.files, human_size(files.size))
+}
+
+/// Writes an outcome as a document, piece by piece.
+fn stream_document(outcome: &impl Serialize, format: Format, out: &mut dyn Write) -> io::Result<()> {
+    match format {
+        Format::Yaml => serde_yaml::to_writer(out, outcome).map_err(io::Error::other),
+        _ => {
+            serde_json::to_writer_pretty(&mut *out, outcome)?;
+            out.write_all(b"\n")
+        }
+    }
 }
 
 /// Adds a line of Juju's results for each destination.

@@ -5,7 +5,7 @@ use super::{Render, Style, site};
 use crate::archive::human_size;
 use crate::cli::key;
 use crate::cli::results::Results;
-use crate::commands::restore::{Outcome, Planned, Restored};
+use crate::commands::restore::{KeyChanges, Outcome, Planned, Restored};
 use crate::error::Subcommand;
 
 impl Render for Outcome {
@@ -63,6 +63,8 @@ impl Render for Outcome {
                 ("  member", Some(format!("{} at {}", plan.member, plan.peer_urls))),
                 ("  revision now", plan.old_revision.map(|revision| revision.to_string())),
                 ("  revision after", Some(plan.revision.to_string())),
+                ("  keys", plan.keys.as_ref().map(describe_keys)),
+                ("  keys", plan.keys_unknown.as_ref().map(|why| format!("could not be compared: {why}"))),
                 ("  backup", Some(plan.backup.clone())),
                 ("  backup in", plan.backup_target.as_ref().map(|target| target.display().to_string())),
             ]);
@@ -113,6 +115,22 @@ fn add_plan(plan: &Planned, results: &mut Results) {
         results.set(key!("plan.backup-target"), target.display().to_string());
     }
     results.set(key!("plan.bump"), plan.bump.to_string());
+    if let Some(keys) = &plan.keys {
+        results.set(key!("plan.removed-keys"), keys.removed.to_string());
+        results.set(key!("plan.brought-back-keys"), keys.brought_back.to_string());
+        results.set(key!("plan.replaced-keys"), keys.replaced.to_string());
+    }
+    if let Some(why) = &plan.keys_unknown {
+        results.set(key!("plan.keys-unknown"), &**why);
+    }
+}
+
+/// Describes the changes of a restore.
+fn describe_keys(keys: &KeyChanges) -> String {
+    format!(
+        "removes {} that were created since, brings back {}, replaces {} values; {} stay as they are",
+        keys.removed, keys.brought_back, keys.replaced, keys.unchanged
+    )
 }
 
 fn add_restored(restored: &Restored, results: &mut Results) {

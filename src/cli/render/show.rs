@@ -1,10 +1,11 @@
 //! The outcome of `show`.
 
 use super::table::{fields, table, warnings};
-use super::{Render, Style};
+use super::{REPLACEMENT, Render, Style, included, labels};
 use crate::archive::human_size;
 use crate::cli::results::Results;
 use crate::commands::contents::show::{Alarm, Description, Member, Outcome, Usage, User};
+use crate::system::text::replace_control;
 
 /// The most lines of a table. A document has all of them.
 const ROWS: usize = 20;
@@ -47,6 +48,9 @@ fn facts(archive: &Description) -> String {
         ("sha256", Some(archive.sha256.clone())),
         ("created", archive.created.clone()),
         ("taken from", from),
+        ("labels", manifest.filter(|manifest| !manifest.labels.is_empty()).map(labels)),
+        ("note", manifest.and_then(|manifest| manifest.note.as_deref()).map(note)),
+        ("includes", manifest.and_then(|manifest| manifest.included.as_ref()).map(included)),
         ("kubernetes", kubernetes),
         ("revision", Some(archive.revision.to_string())),
         ("history", Some(history)),
@@ -62,6 +66,10 @@ fn facts(archive: &Description) -> String {
         ("leases", Some(leases(archive))),
         ("alarms", joined(archive.alarms.iter().map(alarm))),
     ])
+}
+
+fn note(text: &str) -> String {
+    replace_control(text, REPLACEMENT)
 }
 
 fn joined(all: impl Iterator<Item = String>) -> Option<String> {

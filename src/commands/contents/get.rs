@@ -3,7 +3,7 @@
 //! The only command that returns a value. Must never put it into a message.
 
 use super::keys::Key;
-use super::{ArchiveName, with_archive};
+use super::{ArchiveName, report_warnings, with_archive};
 use crate::commands::Call;
 use crate::error::{ActionError, Refusal, Subcommand};
 use crate::etcd::key_text::printable;
@@ -81,6 +81,7 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
             warnings: open.warnings(),
         })
     })?;
+    report_warnings(call, &outcome.warnings);
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! The command `keys`: lists the keys in an archive at a revision.
 
-use super::{ArchiveName, with_archive};
+use super::{ArchiveName, report_warnings, with_archive};
 use crate::commands::Call;
 use crate::error::ActionError;
 use crate::etcd::backend::{KeyScope, KeyVersion, LiveKeys};
@@ -98,5 +98,6 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
             warnings: open.warnings(),
         })
     })?;
+    report_warnings(call, &outcome.warnings);
     Ok(())
 }

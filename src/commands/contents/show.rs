@@ -1,7 +1,7 @@
 //! The command `show`: describes the contents of an archive.
 
 use super::usage::{KeyUsage, UsageCounter};
-use super::{ArchiveName, OpenArchive, with_archive};
+use super::{ArchiveFacts, ArchiveName, OpenDatabase, with_archive};
 use crate::commands::Call;
 use crate::commands::archive::Contents;
 use crate::error::ActionError;
@@ -128,18 +128,21 @@ pub struct Alarm {
 /// Refuses an archive that cannot be read.
 pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Result<(), ActionError> {
     *outcome = with_archive(call, &request.archive, |open| {
-        Ok(Outcome { archive: Some(describe(open)?), warnings: open.warnings() })
+        Ok(Outcome {
+            archive: open.archive.as_ref().map(|archive| describe(open, archive)).transpose()?,
+            warnings: open.warnings(),
+        })
     })?;
     Ok(())
 }
 
-fn describe(open: &OpenArchive<'_>) -> Result<Description> {
-    let (backend, contents) = (&open.backend, &open.contents);
+fn describe(open: &OpenDatabase<'_>, archive: &ArchiveFacts) -> Result<Description> {
+    let (backend, ArchiveFacts { size, contents }) = (&open.backend, archive);
     let versions = backend.versions()?;
     let leases = backend.leases()?;
     Ok(Description {
         location: open.location.clone(),
-        size_bytes: open.size,
+        size_bytes: *size,
         sha256: contents.sha256.clone(),
         created: contents.manifest.as_ref().map(|manifest| manifest.taken.clone()),
         manifest: contents.manifest.as_ref().map(Contents::of),
@@ -163,7 +166,7 @@ fn describe(open: &OpenArchive<'_>) -> Result<Description> {
     })
 }
 
-fn members(open: &OpenArchive<'_>) -> Result<Vec<Member>> {
+fn members(open: &OpenDatabase<'_>) -> Result<Vec<Member>> {
     let members = open.backend.members()?.into_iter().map(|member| Member {
         id: format!("{:x}", member.id),
         name: member.name,
@@ -174,7 +177,7 @@ fn members(open: &OpenArchive<'_>) -> Result<Vec<Member>> {
     Ok(members.collect())
 }
 
-fn users(open: &OpenArchive<'_>) -> Result<Vec<User>> {
+fn users(open: &OpenDatabase<'_>) -> Result<Vec<User>> {
     let users = open.backend.users()?.into_iter().map(|user| User {
         name: printable(&user.name),
         roles: user.roles.iter().map(|role| printable(role)).collect(),
@@ -182,12 +185,12 @@ fn users(open: &OpenArchive<'_>) -> Result<Vec<User>> {
     Ok(users.collect())
 }
 
-fn alarms(open: &OpenArchive<'_>) -> Result<Vec<Alarm>> {
+fn alarms(open: &OpenDatabase<'_>) -> Result<Vec<Alarm>> {
     let alarms = open.backend.alarms()?.into_iter();
     Ok(alarms.map(|alarm| Alarm { name: alarm.name, member: format!("{:x}", alarm.member) }).collect())
 }
 
-fn usage(open: &OpenArchive<'_>) -> Result<KeyUsage> {
+fn usage(open: &OpenDatabase<'_>) -> Result<KeyUsage> {
     let scope = KeyScope { prefix: b"", revision: i64::MAX, digests: false };
     let keys = open.backend.live_keys(scope, open.stage.dir(), &interrupt::check)?;
     let (mut all, mut counter) = (keys.iter()?, UsageCounter::default());

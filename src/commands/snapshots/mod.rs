@@ -148,7 +148,7 @@ fn several_named() -> Refusal {
 }
 
 /// Returns the known clusters that the data of `site` is, was, and was restored from.
-fn lineage(site: &Site, status: Option<Status>) -> Lineage {
+pub(super) fn lineage(site: &Site, status: Option<Status>) -> Lineage {
     let mut lineage = Lineage::read(&site.data_dir);
     if let Some(status) = status {
         lineage.add_own(status.cluster_id);

@@ -168,11 +168,12 @@ fn describe(revision: Revision, found: KeyValue<'_>, with_digest: bool) -> KeyVe
         version: found.version,
         lease: found.lease,
         value_size: found.value.len() as u64,
-        digest: if with_digest && !revision.deletion { digest(found.value) } else { [0; 16] },
+        digest: if with_digest && !revision.deletion { value_digest(found.value) } else { [0; 16] },
         deletion: revision.deletion,
     }
 }
 
-fn digest(value: &[u8]) -> ValueDigest {
+/// Returns the digest of a value.
+pub(super) fn value_digest(value: &[u8]) -> ValueDigest {
     Sha256::digest(value).first_chunk().copied().unwrap_or_default()
 }

@@ -9,6 +9,7 @@
 
 mod accounts;
 mod buckets;
+mod changes;
 mod check;
 mod compare;
 mod content;
@@ -16,6 +17,7 @@ mod count;
 mod export;
 mod facts;
 mod file;
+mod key_file;
 mod key_sorter;
 mod key_value;
 mod keys;
@@ -29,10 +31,12 @@ mod stale_members;
 mod tests;
 
 pub use accounts::{Alarm, Leases, User};
+pub use changes::{ChangeCounts, KeyChange, KeyChanges};
 pub use check::{Fault, find_fault, find_fault_in};
 pub use compare::{Comparison, same_records};
 pub use content::ContentSummary;
 pub use file::Backend;
+pub use key_file::{KeyFile, KeyFileHeader, KeyFileWriter};
 pub use key_sorter::{KeyVersion, LiveKeys, LiveKeysIter};
 pub use keys::{Change, History, KeyScope, KeyWithValue};
 pub use kubernetes::KubernetesData;
