@@ -395,7 +395,7 @@ fn a_locked_bucket_accepts_archives_and_refuses_deletion() {
     // moto loses the lock of an object that was uploaded in parts.
     for entry in entries.iter().filter(|entry| entry.name == "c/m/a.tar.gz") {
         let error = format!("{:#}", bucket.delete(entry).unwrap_err());
-        for part in [lock, "(COMPLIANCE)", " returned AccessDenied: Access Denied"] {
+        for part in [lock, "(COMPLIANCE)", " returned AccessDenied: "] {
             assert!(error.contains(part), "no {part} in {error}");
         }
     }
