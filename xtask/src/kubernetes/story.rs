@@ -202,13 +202,15 @@ fn restore(cluster: &Cluster, archive: &str, options: &[&str]) -> Result<Restore
 /// Measures everything after a restore under a live API server. If the revision went back, follows the advice and
 /// measures again.
 fn measure(cluster: &Cluster, way: &str, restored: &Restored) -> Result<Vec<Row>> {
-    let watch = old_watch(cluster, &restored.watched)?;
     if restored.is_raised {
         let row = settled_row(cluster, way, restored.began, restored.ended)?;
+        // Right after the restore, the API server may still answer from the cache of before.
+        let watch = old_watch(cluster, &restored.watched)?;
         return Ok(vec![Row { downtime: Some(restored.downtime), watch, ..row }]);
     }
     std::thread::sleep(STALE_FOR);
     crate::interrupt::check()?;
+    let watch = old_watch(cluster, &restored.watched)?;
     let observation = cluster.observation()?;
     let stale = |check| match observation.last_error(check, restored.ended) {
         Some(error) => Time::Wrong(error.to_owned()),
