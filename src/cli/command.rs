@@ -287,7 +287,7 @@ pub(super) const COMMANDS: [Command; 28] = [
         name: "export",
         action: "export",
         positionals: &[positional("archive", "ARCHIVE", false)],
-        examples: &["export latest --prefix /registry/configmaps/default/ --output keys.jsonl"],
+        examples: &["export latest --prefix /app/ --output app.jsonl"],
         reads: &[SETTINGS, BUCKETS],
         start: || job(contents::export::perform),
     },
