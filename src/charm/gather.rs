@@ -205,7 +205,7 @@ fn reads_config_file(method: InstallMethod) -> Result<bool> {
 /// Whether etcd was last started before its configuration was written, to the second. The authority of a relation is part of
 /// the configuration: etcd reads it only when it starts.
 ///
-/// `false` if systemd is too old to tell, or if the file's time is in the future, as after a wrong clock: then etcd would
+/// `false` if systemd is too old to report it, or if the file's time is in the future, as after a wrong clock: then etcd would
 /// be restarted again and again.
 fn runs_old_config(method: InstallMethod, certificate_dir: &Path) -> bool {
     let time = |file: &Path| fs::metadata(file).map_or(0, |file| file.mtime());

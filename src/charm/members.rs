@@ -1,6 +1,6 @@
-//! The last part of a hook: the member of this unit in its cluster, and what the other units are told.
+//! The last part of a hook: the member of this unit in its cluster, and the data for the other units.
 
-use super::cluster::apply::{apply, tell as write};
+use super::cluster::apply::{apply, publish as write};
 use super::cluster::gather::{announced_voters, members};
 use super::cluster::membership::{Change, Served, application_data, changes, strangers, unit_data};
 use super::facts::Facts;
@@ -19,7 +19,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A change makes others possible: a learner that was promoted can promote the next one.
 const MAX_ROUNDS: usize = 3;
 
-/// Makes the changes of the cluster that this unit has to make, and tells the other units. Returns a status to report if
+/// Makes the changes of the cluster that this unit has to make, and publishes its data. Returns a status to report if
 /// something is wrong.
 pub fn settle(juju: &Juju, facts: &mut Facts) -> Option<Status> {
     let own =
@@ -44,7 +44,7 @@ pub fn settle(juju: &Juju, facts: &mut Facts) -> Option<Status> {
             break;
         }
     }
-    tell(juju, facts, served.as_ref());
+    publish(juju, facts, served.as_ref());
     problem.or_else(|| match strangers(&facts.cluster)[..] {
         [] => None,
         ref names => Some(Status::active(format!(
@@ -67,18 +67,18 @@ fn gather_served(facts: &mut Facts, own: &Client) -> Option<Served> {
     Some(Served { status, heir_of: Lineage::read(&facts.data_dir).own })
 }
 
-/// Tells the other units about this one, and as the leader all units about the cluster.
-pub fn tell(juju: &Juju, facts: &Facts, served: Option<&Served>) {
+/// Publishes the data of this unit and, as the leader, that of the application.
+pub fn publish(juju: &Juju, facts: &Facts, served: Option<&Served>) {
     let cluster = &facts.cluster;
     let own = unit_data(cluster, served, facts.has_member_dir);
-    let mut told = write(juju, cluster, Scope::Unit, &cluster.own.changes_to(&own));
+    let mut published = write(juju, cluster, Scope::Unit, &cluster.own.changes_to(&own));
     if cluster.is_leader {
         let application = application_data(cluster, &own);
         let changes = cluster.application.changes_to(&application);
-        told = told.and_then(|()| write(juju, cluster, Scope::Application, &changes));
+        published = published.and_then(|()| write(juju, cluster, Scope::Application, &changes));
     }
-    if let Err(error) = told {
-        stderr::print(&format!("telling the other units: {error:#}"));
+    if let Err(error) = published {
+        stderr::print(&format!("publishing data for the other units: {error:#}"));
     }
 }
 

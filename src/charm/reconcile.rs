@@ -106,7 +106,7 @@ impl HookRun<'_> {
         }
         let waits = plan.again.then(|| Status::new("waiting", "waiting for etcd to list this unit"));
         if let Some(status) = failed.or(plan.status).or(waits) {
-            members::tell(self.juju, &facts, None);
+            members::publish(self.juju, &facts, None);
             return Ok(status);
         }
         let member_problem = members::settle(self.juju, &mut facts);

@@ -1,4 +1,4 @@
-//! Applies changes of the cluster, and tells the other units. Every change can be repeated without harm.
+//! Applies changes of the cluster, and publishes data for the other units. Every change can be repeated without harm.
 
 use super::facts::ClusterFacts;
 use super::membership::Change;
@@ -89,7 +89,7 @@ fn retry(voters: &[Client], timeout: Duration, change: &dyn Fn(&Client) -> Resul
 ///
 /// # Errors
 /// If `relation-set` fails.
-pub fn tell(
+pub fn publish(
     juju: &Juju,
     facts: &ClusterFacts,
     scope: Scope,

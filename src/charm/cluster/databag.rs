@@ -1,4 +1,4 @@
-//! What the units tell each other in the peer relation, and what the leader tells all. Data formats only.
+//! The data that units publish in the peer relation: each unit its own, and the leader that of the application. Formats only.
 
 use crate::juju::Databag;
 use serde::{Deserialize, Serialize};

@@ -25,11 +25,11 @@ pub struct ClusterFacts {
     pub units: BTreeMap<String, GoalUnit>,
     /// The id of the peer relation. `None` in the first hooks of a unit.
     pub relation: Option<String>,
-    /// What the leader has told.
+    /// The data that the leader has published.
     pub application: ApplicationData,
-    /// What this unit has told.
+    /// The data that this unit has published.
     pub own: UnitData,
-    /// What the other units have told. A unit is missing until this unit has run its hook `cluster-relation-joined`.
+    /// The data that the other units have published. A unit is missing until this unit has run its hook `cluster-relation-joined`.
     pub others: BTreeMap<String, UnitData>,
     /// Where others reach this unit, if it has certificates for peers.
     pub urls: Option<Urls>,
@@ -74,14 +74,16 @@ impl ClusterFacts {
         self.units.iter().any(|(name, unit)| *name != self.unit && !unit.is_dying())
     }
 
-    /// Returns a unit other than this one that serves a cluster, as far as this unit was told.
+    /// Returns a unit other than this one that serves a cluster, as far as this unit knows.
     pub fn other_serving_unit(&self) -> Option<&str> {
-        let has_told = |unit: &str| {
-            self.others.get(unit).is_some_and(|told| told.cluster.is_some() && told.member.is_some())
+        let has_published = |unit: &str| {
+            self.others
+                .get(unit)
+                .is_some_and(|published| published.cluster.is_some() && published.member.is_some())
         };
         let is_known =
             |unit: &str| self.application.known.get(unit).is_some_and(|known| known.member.is_some());
-        self.other_units().find(|unit| has_told(unit) || is_known(unit))
+        self.other_units().find(|unit| has_published(unit) || is_known(unit))
     }
 
     /// Returns the member of this unit in `members`. Its name is empty until it has started.

@@ -16,7 +16,7 @@ pub const PEER_ENDPOINT: &str = "cluster";
 /// The endpoint of the provider of certificates in `metadata.yaml`.
 pub const CERTIFICATES_ENDPOINT: &str = "certificates";
 
-/// Returns what Juju and the other units tell. `urls` is where others reach this unit; the error is the problem with
+/// Returns the facts from Juju and from the data of the other units. `urls` is where others reach this unit; the error is the problem with
 /// certificates that cannot be used for peers. If the relation cannot be read, it counts as missing: a unit with data then
 /// runs its etcd, and one without data waits.
 ///
@@ -37,7 +37,7 @@ pub fn gather(juju: &Juju, unit: &str, urls: Result<Option<Urls>, String>) -> Re
     }))
 }
 
-/// Adds what the units tell each other.
+/// Adds the published data of all units.
 fn with_relation(juju: &Juju, mut facts: ClusterFacts) -> Result<ClusterFacts> {
     facts.has_certificate_provider = !juju.relation_ids(CERTIFICATES_ENDPOINT)?.is_empty();
     let Some(relation) = juju.relation_ids(PEER_ENDPOINT)?.into_iter().next() else { return Ok(facts) };
@@ -46,8 +46,8 @@ fn with_relation(juju: &Juju, mut facts: ClusterFacts) -> Result<ClusterFacts> {
     facts.application = ApplicationData::read(&juju.application_data(&relation, application)?);
     facts.own = UnitData::read(&juju.unit_data(&relation, &facts.unit)?);
     for other in juju.relation_units(&relation)? {
-        let told = UnitData::read(&juju.unit_data(&relation, &other)?);
-        facts.others.insert(other, told);
+        let published = UnitData::read(&juju.unit_data(&relation, &other)?);
+        facts.others.insert(other, published);
     }
     facts.relation = Some(relation);
     Ok(facts)
@@ -55,7 +55,7 @@ fn with_relation(juju: &Juju, mut facts: ClusterFacts) -> Result<ClusterFacts> {
 
 /// Returns clients of the voters that the other units have announced, which show the client certificate in `dir`.
 pub fn announced_voters(facts: &ClusterFacts, etcdctl: &Path, dir: &Path) -> Vec<Client> {
-    let urls = facts.others.values().filter_map(|told| told.client.as_deref());
+    let urls = facts.others.values().filter_map(|published| published.client.as_deref());
     urls.map(|url| client(url, etcdctl, dir)).collect()
 }
 

@@ -1,4 +1,4 @@
-//! Decides what a unit whose etcd serves changes in the cluster, and what it tells the other units. Pure.
+//! Decides how a unit whose etcd serves changes the cluster, and which data it publishes. Pure.
 //!
 //! Must never remove a member that no unit ever announced: an operator added it. Must never promote a member without a name:
 //! it has not started, and etcd before 3.4.24 and 3.5.7 would make it a voter.
@@ -82,7 +82,7 @@ pub fn strangers(facts: &ClusterFacts) -> Vec<String> {
     named.map(|member| member.name.clone()).collect()
 }
 
-/// Returns the data that this unit tells the others. `has_data` is whether its data directory has a `member` directory.
+/// Returns the data that this unit publishes for the others. `has_data` is whether its data directory has a `member` directory.
 pub fn unit_data(facts: &ClusterFacts, served: Option<&Served>, has_data: bool) -> UnitData {
     let Some(served) = served else {
         // While etcd does not answer, its member stays where it was.
@@ -112,9 +112,9 @@ pub fn unit_data(facts: &ClusterFacts, served: Option<&Served>, has_data: bool) 
     }
 }
 
-/// Returns the data that the leader tells all units. `own` is what this unit tells now.
+/// Returns the data of the application, which the leader publishes. `own` is the data that this unit publishes now.
 pub fn application_data(facts: &ClusterFacts, own: &UnitData) -> ApplicationData {
-    let told = |unit: &str| if unit == facts.unit { Some(own) } else { facts.others.get(unit) };
+    let published = |unit: &str| if unit == facts.unit { Some(own) } else { facts.others.get(unit) };
     let mut data = facts.application.clone();
     data.cluster = cluster(facts, own);
     let is_here = |unit: &String| facts.units.get(unit).is_some_and(|unit| !unit.is_dying());
@@ -124,13 +124,13 @@ pub fn application_data(facts: &ClusterFacts, own: &UnitData) -> ApplicationData
         founder => founder,
     };
     for unit in facts.units.keys() {
-        let Some(told) = told(unit) else { continue };
+        let Some(published) = published(unit) else { continue };
         // A unit of another cluster is no part of this one.
-        let member = told.member.clone().filter(|_| told.cluster == data.cluster);
-        let joins = data.cluster.is_some() && told.cluster.is_none() && told.peer.is_some();
+        let member = published.member.clone().filter(|_| published.cluster == data.cluster);
+        let joins = data.cluster.is_some() && published.cluster.is_none() && published.peer.is_some();
         if (member.is_some() || joins) && (is_here(unit) || data.known.contains_key(unit)) {
             // A member on loopback has no URL for peers.
-            let peer = told.peer.clone().unwrap_or_default();
+            let peer = published.peer.clone().unwrap_or_default();
             data.known.insert(unit.clone(), KnownUnit { peer, member });
         }
     }
@@ -147,12 +147,12 @@ pub fn application_data(facts: &ClusterFacts, own: &UnitData) -> ApplicationData
 fn cluster(facts: &ClusterFacts, own: &UnitData) -> Option<String> {
     let all = || std::iter::once(own).chain(facts.others.values());
     let recorded = facts.application.cluster.clone();
-    let is_served = |id: &String| all().any(|told| told.cluster.as_ref() == Some(id));
+    let is_served = |id: &String| all().any(|published| published.cluster.as_ref() == Some(id));
     if recorded.as_ref().is_some_and(is_served) {
         return recorded;
     }
-    let is_heir = |told: &&UnitData| recorded.as_ref().is_none_or(|old| told.heir_of.contains(old));
-    let heir = all().filter(is_heir).find_map(|told| told.cluster.clone());
+    let is_heir = |published: &&UnitData| recorded.as_ref().is_none_or(|old| published.heir_of.contains(old));
+    let heir = all().filter(is_heir).find_map(|published| published.cluster.clone());
     // A cluster whose units are all gone has ended, and a new one takes its place.
     let known = &mut facts.application.known.iter();
     let has_ended = !known

@@ -1,7 +1,7 @@
-//! The units of the application as members of one etcd cluster: who starts it, who joins, who leaves.
+//! The units of the application as members of one etcd cluster: starting it, joining and leaving it.
 //!
-//! The truth is etcd's list of members, Juju's goal-state and the files of this unit. The units tell each other (`databag`)
-//! only what these cannot tell. `role` and `membership` decide, both pure; `gather` and `apply` talk to Juju and etcd.
+//! The truth is etcd's list of members, Juju's goal-state and the files of this unit. The units publish (`databag`)
+//! only what these do not contain. `role` and `membership` decide, both pure; `gather` and `apply` talk to Juju and etcd.
 //!
 //! A unit serves itself: it adds its own member as a learner, and removes its own member when it leaves. etcd accepts one
 //! learner at a time, which is the lock between units. The leader only consents, and removes members whose unit is gone.

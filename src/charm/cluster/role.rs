@@ -11,7 +11,7 @@ use crate::juju::Status;
 pub enum Role {
     /// Run the etcd of its own data. Without data, start a cluster.
     Run,
-    /// Join the cluster as a learner. The field tells whether etcd already lists this member.
+    /// Join the cluster as a learner. The field is true if etcd already lists this member.
     Join {
         /// Whether the member is in etcd's list.
         is_listed: bool,
@@ -79,7 +79,7 @@ fn role_without_cluster(facts: &ClusterFacts) -> Role {
 /// `waiting` and cannot agree yet; it cannot have an etcd either.
 fn undecided(facts: &ClusterFacts) -> Vec<&str> {
     let has_agreed = |unit: &str| match facts.others.get(unit) {
-        Some(told) => told.founder.as_ref() == Some(&facts.unit),
+        Some(published) => published.founder.as_ref() == Some(&facts.unit),
         None => facts
             .units
             .get(unit)

@@ -1,4 +1,4 @@
-//! What a unit changes in the cluster, and what it tells: each row of the table of crashes in `role` and here.
+//! The changes and the published data of a unit, also after a crash at any step.
 
 use super::super::facts::Urls;
 use super::*;
@@ -34,7 +34,7 @@ fn served(number: u64, is_learner: bool) -> Served {
     Served { status, heir_of: BTreeSet::new() }
 }
 
-fn told(number: u64) -> UnitData {
+fn published(number: u64) -> UnitData {
     UnitData {
         peer: Some(url(number)),
         client: Some(format!("https://10.0.0.{number}:2379")),
@@ -65,8 +65,8 @@ fn settled() -> ClusterFacts {
             founder: None,
             known: numbers.map(|n| (unit(n), known(n))).into(),
         },
-        own: told(1),
-        others: [2, 10].map(|n| (unit(n), told(n))).into(),
+        own: published(1),
+        others: [2, 10].map(|n| (unit(n), published(n))).into(),
         urls: Some(Urls { peer: url(1), client: "https://10.0.0.1:2379".into() }),
         members: Some(numbers.map(|n| member(n, false)).into()),
         ..ClusterFacts::default()
@@ -113,7 +113,7 @@ fn a_voter_moves_from_loopback_to_the_network() {
     let loopback = Member { peer_urls: vec!["http://127.0.0.1:2380".into()], ..member(1, false) };
     facts.members = Some(vec![loopback.clone()]);
     assert_eq!(changes(&facts, Some(&served(1, false))), [Change::Move(1, url(1))]);
-    // Until etcd lists the URL, it is not told to others.
+    // Until etcd lists the URL, it is not published.
     let data = unit_data(&facts, Some(&served(1, false)), true);
     assert_eq!((data.peer, data.client, data.member), (None, None, Some("1".into())));
     // Without certificates for peers it stays where it is.
@@ -177,7 +177,7 @@ fn the_leader_admits_a_unit_when_there_is_a_cluster() {
     facts.others.insert("etcd/11".into(), UnitData::default());
     assert!(!application_data(&facts, &facts.own).known.contains_key("etcd/11"));
     // A unit that serves another cluster is no part of this one.
-    facts.others.insert("etcd/11".into(), UnitData { cluster: Some("2b".into()), ..told(11) });
+    facts.others.insert("etcd/11".into(), UnitData { cluster: Some("2b".into()), ..published(11) });
     assert!(!application_data(&facts, &facts.own).known.contains_key("etcd/11"));
 }
 
@@ -203,7 +203,7 @@ fn a_leader_without_a_cluster_names_itself_as_the_founder() {
     named.units.remove("etcd/2");
     assert_eq!(application_data(&named, &own).founder.as_deref(), Some("etcd/1"));
     // It has started: its cluster is recorded.
-    let started = application_data(&named, &told(1));
+    let started = application_data(&named, &published(1));
     assert_eq!((started.founder, started.cluster), (None, Some("1a".into())));
 }
 
@@ -212,17 +212,17 @@ fn records_the_cluster_that_serves_and_its_heir_after_a_restore() {
     let mut facts = settled();
     facts.others.clear();
     facts.application.known = [("etcd/1".to_owned(), known(1))].into();
-    // Deployed by an older charm, or killed before it could tell.
+    // Deployed by an older charm, or killed before it could publish.
     facts.application.cluster = None;
-    assert_eq!(application_data(&facts, &told(1)).cluster.as_deref(), Some("1a"));
+    assert_eq!(application_data(&facts, &published(1)).cluster.as_deref(), Some("1a"));
     // Restored.
     facts.application.cluster = Some("9f".into());
-    let heir = UnitData { heir_of: ["9f".to_owned()].into(), ..told(1) };
+    let heir = UnitData { heir_of: ["9f".to_owned()].into(), ..published(1) };
     assert_eq!(application_data(&facts, &heir).cluster.as_deref(), Some("1a"));
     // Two clusters: the recorded one stays.
     let mut two = settled();
-    two.others.insert("etcd/2".into(), UnitData { cluster: Some("2b".into()), ..told(2) });
-    let data = application_data(&two, &told(1));
+    two.others.insert("etcd/2".into(), UnitData { cluster: Some("2b".into()), ..published(2) });
+    let data = application_data(&two, &published(1));
     assert_eq!(data.cluster.as_deref(), Some("1a"));
     assert_eq!(data.known["etcd/2"].member, Some("2".into()), "a member is forgotten only if etcd forgot it");
 }
