@@ -11,7 +11,8 @@ use super::test_bed::TestBed;
 use crate::workspace;
 
 /// The pages with such blocks. Each has a machine of its own, on which its commands run in order.
-pub const PAGES: [&str; 3] = ["README.md", "docs/tutorial.md", "docs/how-to/monitoring.md"];
+pub const PAGES: [&str; 4] =
+    ["README.md", "docs/tutorial.md", "docs/how-to/monitoring.md", "docs/reference/config-file.md"];
 /// The host name of the machine in the documents.
 const HOST: &str = "vm";
 /// A word of so many hexadecimal digits is a hash, or a cluster id.
