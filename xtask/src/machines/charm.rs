@@ -84,7 +84,7 @@ pub fn life(test_bed: &TestBed) -> Result<String> {
 fn scheduled_backups(machine: &Machine, unit: &Unit<'_>) -> Result<()> {
     let write = |text: &str| machine.write("/etc/etcd-backup/config.yaml", text);
     write("schedule: {when: 0 25 * * *}\n")?;
-    unit.hook("update-status", &["blocked ", "the schedule cannot be used", "\"25\" is no hour"])?;
+    unit.hook("update-status", &["blocked ", "the schedule cannot be used", "\"25\" is not a valid hour"])?;
     write("schedule: {when: every 12h}\n")?;
     unit.hook("update-status", &[HEALTHY, "the last good backup is"])?;
     ensure!(timer(machine)? == "active", "the timer was not installed");
