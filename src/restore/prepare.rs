@@ -132,9 +132,7 @@ fn make_and_save<Made: Send, Saved>(
         let (mut making, mut made) = (Some(making), None);
         let mut agree = |report: Sink<'_>| {
             let making = making.take().ok_or(Stopped)?;
-            if !making.is_finished() {
-                report(Progress::Step("waiting until the restored data has booted in private"));
-            }
+            report(Progress::Step("waiting until the restored data has booted in private"));
             made = Some(join_scoped(making)?);
             Ok(())
         };
