@@ -75,7 +75,7 @@ impl Action {
             Some(written) => written,
             None => {
                 let command = declarations(COMMANDS)?.remove(name);
-                command.with_context(|| format!("neither actions.yaml nor commands.yaml has {name}"))?
+                command.with_context(|| format!("{name} is missing from actions.yaml and commands.yaml"))?
             }
         };
         let written: Written =

@@ -305,7 +305,7 @@ fn refuses_to_replace_newer_values(world: &World, archive: &Path) {
     assert_eq!(plan["keys"].as_array().unwrap().len(), 253);
     let refused = refusal(world, &["import", archive, "--apply"]);
     assert!(refused.contains("1 key exists with another value, so no key was put"), "{refused}");
-    assert!(refusal(world, &["import", archive]).contains("neither plan nor apply"));
+    assert!(refusal(world, &["import", archive]).contains("needs plan or apply"));
     // An archive of another cluster.
     let foreign = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/etcd-3.6.16.tar.gz");
     let refused = refusal(world, &["import", foreign.to_str().unwrap(), "--plan"]);

@@ -60,7 +60,7 @@ impl Render for fetch::Outcome {
         ]);
         let extracted = self.extracted_to.as_ref().map(|dir| {
             format!(
-                "{} files are unpacked in {}, and none was put in place\n",
+                "{} files are unpacked in {}, and stay there until you copy them\n",
                 self.extracted_files,
                 dir.display()
             )

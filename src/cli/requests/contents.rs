@@ -39,7 +39,7 @@ impl Params {
         let text = self.text(name)?;
         let no = || {
             let next = r"write a backslash as \\, and any other byte as \x and two hexadecimal digits";
-            Refusal::new(format!("{name} has a backslash that escapes nothing"), next)
+            Refusal::new(format!("{name} has an unknown escape after a backslash"), next)
         };
         Ok(key_text::parse(text).ok_or_else(no)?)
     }
@@ -120,7 +120,7 @@ impl FromParams for import::Request {
             }
             (false, false) => {
                 let next = "add --plan to see what would be put, and then --apply to put it";
-                return Err(Refusal::new("neither plan nor apply is given", next).into());
+                return Err(Refusal::new("an import needs plan or apply", next).into());
             }
         };
         let existing = match (params.flag("only-missing")?, params.flag("overwrite")?) {
