@@ -122,11 +122,6 @@ impl Labels {
     pub fn name(&self) -> Option<&str> {
         self.0.get(NAME).map(String::as_str)
     }
-
-    /// Returns the keys and values.
-    pub fn to_map(&self) -> BTreeMap<String, String> {
-        self.0.clone()
-    }
 }
 
 impl fmt::Display for Labels {

@@ -1,12 +1,12 @@
 //! An archive in the outcome of a command.
 
 use crate::archive::included::IncludedFiles;
+use crate::archive::labels::Labels;
 use crate::archive::manifest::Manifest;
 use crate::etcd::backend::KubernetesData;
 use crate::inventory::Fetched;
 use crate::snapshot::Report;
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// An archive on this machine.
@@ -50,7 +50,8 @@ pub struct Contents {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<KubernetesData>,
     /// The labels of the snapshot.
-    pub labels: BTreeMap<String, String>,
+    #[cfg_attr(test, schemars(with = "std::collections::BTreeMap<String, String>"))]
+    pub labels: Labels,
     /// The note of the snapshot, if it has one.
     pub note: Option<String>,
     /// The files that the archive includes in addition to the database, if there are any.
@@ -69,7 +70,7 @@ impl Contents {
             member: manifest.member_name.clone(),
             unit: manifest.unit.clone(),
             kubernetes: manifest.kubernetes.clone(),
-            labels: manifest.labels.to_map(),
+            labels: manifest.labels.clone(),
             note: manifest.note.clone(),
             included: manifest.included.clone(),
         }

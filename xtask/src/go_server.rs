@@ -18,7 +18,7 @@ pub struct GoServer {
     package: &'static str,
     version: &'static str,
     /// The variable that names a program to use instead. The tests read it too.
-    variable: &'static str,
+    pub variable: &'static str,
     /// How long it takes to build.
     effort: &'static str,
 }
@@ -44,11 +44,14 @@ pub const MINIO: GoServer = GoServer {
 impl GoServer {
     /// Sets the variable by which the tests find the server. Returns `false` if it cannot be built, and prints why.
     pub fn set_environment(&self, cargo: &mut Command, target: &Path) -> Result<bool> {
+        let program = self.find(target)?;
+        Ok(program.map(|program| cargo.env(self.variable, program)).is_some())
+    }
+
+    /// Returns the program, which is built if it is missing. Returns `None` if it cannot be built, and prints why.
+    pub fn find(&self, target: &Path) -> Result<Option<PathBuf>> {
         let reason = match self.ensure(target) {
-            Ok(Some(program)) => {
-                cargo.env(self.variable, program);
-                return Ok(true);
-            }
+            Ok(Some(program)) => return Ok(Some(program)),
             Ok(None) => "Go is not installed".to_owned(),
             Err(error) => format!("{error:#}"),
         };
@@ -57,7 +60,7 @@ impl GoServer {
             "SKIPPED: the tests on {}, because it cannot be built ({reason}). To run them, set {} to its program.",
             self.name, self.variable
         );
-        Ok(false)
+        Ok(None)
     }
 
     /// Returns the program. It is built if it is missing. Returns `None` if it is missing and there is no Go.

@@ -6,7 +6,7 @@ mod alerts;
 mod python;
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
 use std::thread;
 
@@ -47,16 +47,16 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
             return Ok(linted_and_tested);
         }
         // The slow tests mostly wait, so that processor time is left for these builds.
-        let builds = scope.spawn(|| -> Result<()> {
-            etcd::newest(&target)?;
-            VERSITYGW.set_environment(&mut Command::new("true"), &target).map(drop)
+        let builds = scope.spawn(|| -> Result<GoPrograms> {
+            Ok(GoPrograms { etcd: etcd::newest(&target)?, versitygw: VERSITYGW.find(&target)? })
         });
         let tested = run_all([tests(&["--test", SLOW_TESTS], &["--", "--skip", ON_NEWEST], &target)?])?;
         if tested != ExitCode::SUCCESS {
             return Ok(tested);
         }
-        builds.join().map_err(|_| anyhow::anyhow!("the thread that builds Go programs panicked"))??;
-        let tested = run_all(tests_with_built_programs(&target)?)?;
+        let built =
+            builds.join().map_err(|_| anyhow::anyhow!("the thread that builds Go programs panicked"))??;
+        let tested = run_all(tests_with(&built, &target)?)?;
         if tested != ExitCode::SUCCESS {
             return Ok(tested);
         }
@@ -77,12 +77,25 @@ fn tests_named(arguments: &[&str]) -> Result<Vec<Command>> {
     Ok(steps)
 }
 
+/// The programs that are built with Go.
+struct GoPrograms {
+    /// The directory of the newest etcd.
+    etcd: PathBuf,
+    /// The S3 server, if it can be built here.
+    versitygw: Option<PathBuf>,
+}
+
 /// Returns the commands for the tests with programs that Go builds, and for the tests in other languages.
-fn tests_with_built_programs(target: &Path) -> Result<Vec<Command>> {
+fn tests_with(built: &GoPrograms, target: &Path) -> Result<Vec<Command>> {
     let mut newest = tests(&["--test", SLOW_TESTS], &[ON_NEWEST], target)?;
-    newest.env(etcd::NEWEST_VARIABLE, etcd::newest(target)?);
+    newest.env(etcd::NEWEST_VARIABLE, &built.etcd);
     let mut steps = vec![newest];
-    steps.extend(tests_on_versitygw(target)?);
+    if let Some(versitygw) = &built.versitygw {
+        let mut cargo = tests(&["--test", SLOW_TESTS], &["--"], target)?;
+        cargo.args(buckets::CLIENT_TESTS).env(buckets::SERVER_VARIABLE, VERSITYGW.name);
+        cargo.env(VERSITYGW.variable, versitygw);
+        steps.push(cargo);
+    }
     steps.extend(alerts::checks(target)?);
     steps.extend(python::checks(target)?);
     Ok(steps)
@@ -111,13 +124,6 @@ pub fn tests(selection: &[&str], arguments: &[&str], target: &Path) -> Result<Co
         cargo.env(TEST_THREADS, (cores * TESTS_PER_CORE).to_string());
     }
     Ok(cargo)
-}
-
-/// Returns the command for the tests of the S3 client on a second server, or `None` if it cannot be built here.
-fn tests_on_versitygw(target: &Path) -> Result<Option<Command>> {
-    let mut cargo = tests(&["--test", SLOW_TESTS], &["--"], target)?;
-    cargo.args(buckets::CLIENT_TESTS).env(buckets::SERVER_VARIABLE, VERSITYGW.name);
-    Ok(VERSITYGW.set_environment(&mut cargo, target)?.then_some(cargo))
 }
 
 fn cargo(arguments: &[&str]) -> Command {

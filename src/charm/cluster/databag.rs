@@ -70,7 +70,7 @@ pub struct ApplicationData {
     pub cluster: Option<String>,
     /// The unit that starts the cluster.
     pub founder: Option<String>,
-    /// The units whose members are, or may become, part of the cluster. By this, a member of a removed unit is recognized.
+    /// The units whose members are, or may become, part of the cluster. They show which unit a member belonged to after the unit is removed.
     pub known: BTreeMap<String, KnownUnit>,
 }
 

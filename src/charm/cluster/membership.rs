@@ -25,7 +25,7 @@ pub enum Change {
     PromoteSelf(u64),
     /// Try to make the learner of another unit a voter.
     Promote(u64),
-    /// Tell etcd the new URL of this unit's member.
+    /// Change the peer URL of this unit's member in etcd.
     Move(u64, String),
     /// Remove the member of a unit that is gone.
     Remove(u64, String),
@@ -54,7 +54,7 @@ fn move_self(facts: &ClusterFacts, served: &Served, members: &[Member]) -> Optio
     (own.peer_urls != [urls.peer.as_str()]).then(|| Change::Move(own.id, urls.peer.clone()))
 }
 
-/// Returns the removals of members whose units are gone. If Juju does not even list this unit, its list is not trusted.
+/// Returns the removals of members whose units are gone. A list of units without this unit is not trusted.
 fn removals(facts: &ClusterFacts, members: &[Member]) -> Vec<Change> {
     if !facts.units.contains_key(&facts.unit) {
         return Vec::new();
@@ -125,7 +125,7 @@ pub fn application_data(facts: &ClusterFacts, own: &UnitData) -> ApplicationData
     };
     for unit in facts.units.keys() {
         let Some(published) = published(unit) else { continue };
-        // A unit of another cluster is no part of this one.
+        // A unit that serves another cluster is not a member of this one.
         let member = published.member.clone().filter(|_| published.cluster == data.cluster);
         let joins = data.cluster.is_some() && published.cluster.is_none() && published.peer.is_some();
         if (member.is_some() || joins) && (is_here(unit) || data.known.contains_key(unit)) {
@@ -153,7 +153,7 @@ fn cluster(facts: &ClusterFacts, own: &UnitData) -> Option<String> {
     }
     let is_heir = |published: &&UnitData| recorded.as_ref().is_none_or(|old| published.heir_of.contains(old));
     let heir = all().filter(is_heir).find_map(|published| published.cluster.clone());
-    // A cluster whose units are all gone has ended, and a new one takes its place.
+    // If all units of a cluster are removed, the cluster has ended. A new one may start.
     let known = &mut facts.application.known.iter();
     let has_ended = !known
         .any(|(unit, known)| *unit != facts.unit && known.member.is_some() && facts.units.contains_key(unit));

@@ -1,6 +1,6 @@
 //! The units of the application as members of one etcd cluster: starting it, joining and leaving it.
 //!
-//! The truth is etcd's list of members, Juju's goal-state and the files of this unit. The units publish (`databag`)
+//! Facts come from etcd's list of members, Juju's goal-state and the files of this unit. The units publish (`databag`)
 //! only what these do not contain. `role` and `membership` decide, both pure; `gather` and `apply` talk to Juju and etcd.
 //!
 //! A unit serves itself: it adds its own member as a learner, and removes its own member when it leaves. etcd accepts one

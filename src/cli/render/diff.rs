@@ -1,7 +1,7 @@
 //! The outcome of `diff`. The keys are written one by one.
 
 use super::table::{fields, table, warnings};
-use super::{Format, Render, Style, stream_document};
+use super::{Format, Render, Style, stream_lines};
 use crate::cli::results::Results;
 use crate::commands::contents::diff::{ChangedKey, Kind, Outcome, State};
 use std::io::{self, Write};
@@ -19,10 +19,7 @@ impl Render for Outcome {
     }
 
     fn stream(&self, format: Format, _: Style, out: &mut dyn Write) -> Option<io::Result<()>> {
-        Some(match format {
-            Format::Text | Format::Juju => self.lines(out),
-            Format::Json | Format::Yaml => stream_document(self, format, out),
-        })
+        Some(stream_lines(self, format, out, Self::lines))
     }
 }
 

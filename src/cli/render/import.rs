@@ -1,7 +1,7 @@
 //! The outcome of `import`. The keys of a plan are written one by one.
 
 use super::table::warnings;
-use super::{Format, Render, Style, stream_document};
+use super::{Format, Render, Style, stream_lines};
 use crate::cli::results::Results;
 use crate::commands::contents::import::{Action, Outcome};
 use std::io::{self, Write};
@@ -16,10 +16,7 @@ impl Render for Outcome {
     }
 
     fn stream(&self, format: Format, _: Style, out: &mut dyn Write) -> Option<io::Result<()>> {
-        Some(match format {
-            Format::Text | Format::Juju => self.lines(out),
-            Format::Json | Format::Yaml => stream_document(self, format, out),
-        })
+        Some(stream_lines(self, format, out, Self::lines))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The outcome of `keys`, which is written line by line.
 
 use super::table::warnings;
-use super::{Format, Render, Style, stream_document};
+use super::{Format, Render, Style, stream_lines};
 use crate::cli::results::Results;
 use crate::commands::contents::keys::{Key, Outcome};
 use crate::etcd::key_text::printable;
@@ -17,10 +17,7 @@ impl Render for Outcome {
     }
 
     fn stream(&self, format: Format, style: Style, out: &mut dyn Write) -> Option<io::Result<()>> {
-        Some(match format {
-            Format::Text | Format::Juju => self.lines(style, out),
-            Format::Json | Format::Yaml => stream_document(self, format, out),
-        })
+        Some(stream_lines(self, format, out, |outcome, out| outcome.lines(style, out)))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The outcome of `list`: a table of at most 80 columns, or all columns with `--wide`.
 
 use super::table::{age, columns, table, warnings};
-use super::{Render, Style, add_destinations, destinations_text, labels};
+use super::{Render, Style, add_destinations, destinations_text};
 use crate::archive::human_size;
 use crate::cli::key;
 use crate::cli::results::Results;
@@ -161,7 +161,7 @@ fn revision(row: &Row) -> String {
 }
 
 fn labels_of(row: &Row) -> String {
-    let labels = row.held.as_ref().map(labels).unwrap_or_default();
+    let labels = row.held.as_ref().map(|held| held.labels.to_string()).unwrap_or_default();
     if labels.is_empty() { NOTHING.to_owned() } else { labels }
 }
 

@@ -27,7 +27,6 @@ mod verify;
 use crate::archive::human_size;
 use crate::archive::included::IncludedFiles;
 use crate::cli::results::{Key, Results};
-use crate::commands::archive::Contents;
 use crate::system::text::replace_control;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -80,17 +79,24 @@ pub(super) trait Render: Serialize {
     }
 }
 
-/// Returns the labels of an archive as an operator types them.
-fn labels(contents: &Contents) -> String {
-    let all: Vec<String> = contents.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    replace_control(&all.join(","), REPLACEMENT)
-}
-
 /// Describes the files that an archive includes.
 fn included(files: &IncludedFiles) -> String {
     let paths = replace_control(&files.paths.join(", "), REPLACEMENT);
     let noun = if files.files == 1 { "file" } else { "files" };
     format!("{} {noun} of {paths}, {}", files.files, human_size(files.size))
+}
+
+/// Writes an outcome with `lines` as text, or piece by piece as a document.
+fn stream_lines<O: Serialize>(
+    outcome: &O,
+    format: Format,
+    out: &mut dyn Write,
+    lines: impl FnOnce(&O, &mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    match format {
+        Format::Text | Format::Juju => lines(outcome, out),
+        Format::Json | Format::Yaml => stream_document(outcome, format, out),
+    }
 }
 
 /// Writes an outcome as a document, piece by piece.

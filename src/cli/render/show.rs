@@ -1,7 +1,7 @@
 //! The outcome of `show`.
 
 use super::table::{fields, table, warnings};
-use super::{REPLACEMENT, Render, Style, included, labels};
+use super::{REPLACEMENT, Render, Style, included};
 use crate::archive::human_size;
 use crate::cli::results::Results;
 use crate::commands::contents::show::{Alarm, Description, Member, Outcome, Usage, User};
@@ -48,7 +48,7 @@ fn facts(archive: &Description) -> String {
         ("sha256", Some(archive.sha256.clone())),
         ("created", archive.created.clone()),
         ("taken from", from),
-        ("labels", manifest.filter(|manifest| !manifest.labels.is_empty()).map(labels)),
+        ("labels", manifest.map(|manifest| manifest.labels.to_string()).filter(|all| !all.is_empty())),
         ("note", manifest.and_then(|manifest| manifest.note.as_deref()).map(note)),
         ("includes", manifest.and_then(|manifest| manifest.included.as_ref()).map(included)),
         ("kubernetes", kubernetes),

@@ -1,7 +1,7 @@
 //! The outcome of `snapshot`.
 
 use super::table::{fields, warnings};
-use super::{Render, Style, add_destinations, destinations_text, included, labels};
+use super::{Render, Style, add_destinations, destinations_text, included};
 use crate::archive::human_size;
 use crate::cli::key;
 use crate::cli::results::Results;
@@ -32,7 +32,7 @@ impl Render for Outcome {
                 results.set(key!("snapshot.encrypted-for"), archive.encrypted_for.join(", "));
             }
             if !archive.contents.labels.is_empty() {
-                results.set(key!("snapshot.labels"), labels(&archive.contents));
+                results.set(key!("snapshot.labels"), archive.contents.labels.to_string());
             }
             if let Some(note) = &archive.contents.note {
                 results.set(key!("snapshot.note"), &**note);
@@ -76,7 +76,7 @@ impl Render for Outcome {
                         archive.contents.etcd_version, archive.contents.revision
                     )),
                 ),
-                ("  labels", Some(labels(&archive.contents)).filter(|all| !all.is_empty())),
+                ("  labels", Some(archive.contents.labels.to_string()).filter(|all| !all.is_empty())),
                 ("  note", archive.contents.note.clone()),
                 ("  includes", archive.contents.included.as_ref().map(included)),
                 ("  encrypted for", Some(recipients).filter(|all| !all.is_empty())),

@@ -1,6 +1,6 @@
 //! The results of the checks.
 
-use crate::error::{Refusal, describe_inline};
+use crate::error::{ActionError, Refusal};
 use serde::Serialize;
 
 /// How bad the result of a check is.
@@ -58,10 +58,8 @@ impl Findings {
 
     /// Adds an error.
     pub fn error(&mut self, name: &str, error: anyhow::Error) {
-        let (message, next) = match error.downcast::<Refusal>() {
-            Ok(refusal) => (refusal.reason, Some(refusal.next)),
-            Err(error) => (describe_inline(&error), None),
-        };
+        let next = error.downcast_ref::<Refusal>().map(|refusal| refusal.next.clone());
+        let message = ActionError::from_error(error, "", "").reason();
         self.add(name, Level::Error, message, next);
     }
 

@@ -79,7 +79,7 @@ fn check_all(
 ) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         let next = format!("sudo {}", call.typed);
-        all.warn("user", "this is not root, who runs the backups and may read more files", Some(next));
+        all.warn("user", "this user is not root; backups run as root, which can read more files", Some(next));
     }
     let settings = settings(call, request, all);
     let site = site(call, request, all);

@@ -180,8 +180,7 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     let (old, new) =
         (state(&opener, call, request, &request.old)?, state(&opener, call, request, &request.new)?);
     let changes = ChangeList::new(old.keys, new.keys);
-    let counted = count(&changes).map_err(|error| opener.explain(error, "the index"))?;
-    let (total, prefixes) = counted;
+    let (total, prefixes) = count(&changes).map_err(|error| opener.explain(error, "the index"))?;
     *outcome = Outcome {
         old: old.state,
         new: new.state,

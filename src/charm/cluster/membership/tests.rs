@@ -88,7 +88,7 @@ fn a_learner_makes_itself_a_voter() {
     let mut facts = settled();
     facts.members = Some(vec![member(1, true), member(2, false)]);
     assert_eq!(changes(&facts, Some(&served(1, true))), [Change::PromoteSelf(1)]);
-    // It tells where it is, but clients cannot use it yet.
+    // It publishes its peer URL. Clients cannot use it yet.
     let data = unit_data(&facts, Some(&served(1, true)), true);
     assert_eq!((data.peer, data.client, data.member), (Some(url(1)), None, Some("1".into())));
 }
@@ -145,7 +145,7 @@ fn the_leader_removes_only_members_of_units_that_are_gone() {
     for change in [
         ClusterFacts { is_leader: false, ..unstarted.clone() },
         ClusterFacts { members: None, ..unstarted.clone() },
-        // Juju does not even list this unit.
+        // Juju's list of units lacks this unit.
         ClusterFacts { units: BTreeMap::new(), ..unstarted },
     ] {
         assert_eq!(changes(&change, Some(&served(1, false))), []);
@@ -176,7 +176,7 @@ fn the_leader_admits_a_unit_when_there_is_a_cluster() {
     facts.units.insert("etcd/11".into(), GoalUnit { status: "waiting".into() });
     facts.others.insert("etcd/11".into(), UnitData::default());
     assert!(!application_data(&facts, &facts.own).known.contains_key("etcd/11"));
-    // A unit that serves another cluster is no part of this one.
+    // A unit that serves another cluster is not a member of this one.
     facts.others.insert("etcd/11".into(), UnitData { cluster: Some("2b".into()), ..published(11) });
     assert!(!application_data(&facts, &facts.own).known.contains_key("etcd/11"));
 }
