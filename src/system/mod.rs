@@ -15,6 +15,7 @@ pub mod lock;
 pub mod owner;
 pub mod priority;
 pub mod process;
+pub mod processor;
 pub mod proxy;
 pub mod random;
 pub mod sabotage;

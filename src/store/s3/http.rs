@@ -5,6 +5,7 @@
 use super::transport::{self, ABANDONED, ANSWERED_TLS, OnSignal, is_stall};
 use crate::error::Refusal;
 use crate::system::durable::read_small_file;
+use crate::system::processor;
 use crate::system::trust;
 use anyhow::Result;
 use jiff::Timestamp;
@@ -121,7 +122,7 @@ fn config(
     if !tls {
         return Ok(config.build());
     }
-    check_processor()?;
+    processor::check("TLS needs", "use a destination without TLS")?;
     let roots = match ca {
         Some(ca) => {
             trust::check(ca).map_err(|distrust| distrust.refusal("the authority"))?;
@@ -162,35 +163,6 @@ fn authorities(file: &Path) -> Result<Vec<Certificate<'static>>> {
         return Err(refuse("it contains no certificate").into());
     }
     Ok(certificates)
-}
-
-/// Refuses a processor without the instructions that graviola is written for. All have them since about 2015, but not
-/// every virtual one.
-fn check_processor() -> Result<(), Refusal> {
-    #[cfg(target_arch = "x86_64")]
-    let features = [
-        ("aes", is_x86_feature_detected!("aes")),
-        ("ssse3", is_x86_feature_detected!("ssse3")),
-        ("pclmulqdq", is_x86_feature_detected!("pclmulqdq")),
-        ("avx", is_x86_feature_detected!("avx")),
-        ("avx2", is_x86_feature_detected!("avx2")),
-        ("bmi2", is_x86_feature_detected!("bmi2")),
-        ("adx", is_x86_feature_detected!("adx")),
-    ];
-    #[cfg(target_arch = "aarch64")]
-    let features = [
-        ("aes", std::arch::is_aarch64_feature_detected!("aes")),
-        ("sha2", std::arch::is_aarch64_feature_detected!("sha2")),
-        ("pmull", std::arch::is_aarch64_feature_detected!("pmull")),
-    ];
-    let missing: Vec<&str> = features.iter().filter(|(_, there)| !there).map(|(name, _)| *name).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(Refusal::new(
-        format!("this machine's processor lacks {}, which TLS needs here", missing.join(", ")),
-        "give the virtual machine its host's processor model (host-passthrough), or use a destination without TLS",
-    ))
 }
 
 /// Returns the value of a header. Empty if the response has no such header.
