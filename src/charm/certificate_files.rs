@@ -5,17 +5,14 @@
 //! for every connection. It reads the authority only when it starts.
 
 use super::certificates::{CERTIFICATE_FILES, Certificates};
-use super::files::{open_or_create_dir, split_path};
-use super::legacy_certificates::IssuedCertificates;
+use super::files::replace_dir;
+use super::issued_certificates::IssuedCertificates;
 use crate::system::durable::{Dir, PRIVATE, PUBLIC, RUNNABLE};
 use crate::system::owner::Owner;
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use std::fs::File;
 use std::path::Path;
-
-/// The directory next to the live one in which a new set is written.
-const STAGING: &str = ".new-certificates";
 
 /// The relation of issued certificates to the files that etcd uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,50 +66,35 @@ fn contents(issued: &IssuedCertificates) -> [&str; 5] {
 /// # Errors
 /// If etcd could not use the certificates, or they cannot be written. Then `dir` is as before. The error contains no key.
 pub fn place(dir: &Path, issued: &IssuedCertificates, user: Option<Owner>, now: Timestamp) -> Result<()> {
-    let (parent, name) = split_path(dir)?;
-    let parent = open_or_create_dir(parent)?;
-    parent.remove_tree(STAGING)?;
-    let staging = parent.make_child(STAGING, None)?;
-    let placed = write(&parent, &staging, name, issued, user, now);
-    parent.remove_tree(STAGING)?;
-    placed
+    replace_dir(dir, RUNNABLE, |new| {
+        for (file, text) in CERTIFICATE_FILES.into_iter().zip(contents(issued)) {
+            let (mode, owner) = match file {
+                "server.key" => (PRIVATE, user),
+                "client.key" => (PRIVATE, None),
+                _ => (PUBLIC, None),
+            };
+            new.replace_for(file, text.as_bytes(), mode, owner)?;
+        }
+        // As root: the user of etcd cannot enter the staging directory.
+        if let Certificates::Unusable(reason) = Certificates::check(new.path(), None, now) {
+            anyhow::bail!(reason.replace(&new.path().display().to_string(), "the relation's"));
+        }
+        keep_time(dir, new, "ca.crt")
+    })
 }
 
-fn write(
-    parent: &Dir,
-    staging: &Dir,
-    name: &str,
-    issued: &IssuedCertificates,
-    user: Option<Owner>,
-    now: Timestamp,
-) -> Result<()> {
-    let new = staging.ensure_child(name, RUNNABLE, None)?;
-    for (file, text) in CERTIFICATE_FILES.into_iter().zip(contents(issued)) {
-        let (mode, owner) = match file {
-            "server.key" => (PRIVATE, user),
-            "client.key" => (PRIVATE, None),
-            _ => (PUBLIC, None),
-        };
-        new.replace_for(file, text.as_bytes(), mode, owner)?;
+/// Gives a file in the new directory the time of the live one if their contents are equal.
+fn keep_time(live: &Path, new: &Dir, name: &str) -> Result<()> {
+    if !live.exists() {
+        return Ok(());
     }
-    // As root: the user of etcd cannot enter the staging directory.
-    if let Certificates::Unusable(reason) = Certificates::check(new.path(), None, now) {
-        anyhow::bail!(reason.replace(&new.path().display().to_string(), "the relation's"));
+    let live = Dir::open(live)?;
+    if live.read_small(name)? != new.read_small(name)? {
+        return Ok(());
     }
-    let is_new = parent.inode(name)?.is_none();
-    if is_new {
-        parent.rename_noreplace(staging, name, name)?;
-        return parent.sync();
-    }
-    let live = parent.child(name)?;
-    if live.read_small("ca.crt")?.as_deref() == Some(issued.ca.as_bytes()) {
-        let keep_time = || -> std::io::Result<()> {
-            let time = live.read("ca.crt").map_err(std::io::Error::other)?.metadata()?.modified()?;
-            File::open(new.handle("ca.crt"))?.set_modified(time)
-        };
-        keep_time().context("keeping the time of ca.crt")?;
-    }
-    parent.exchange(name, staging)
+    let time = live.read(name)?.metadata().and_then(|file| file.modified());
+    let kept = time.and_then(|time| File::open(new.handle(name))?.set_modified(time));
+    kept.with_context(|| format!("keeping the time of {name}"))
 }
 
 #[cfg(test)]

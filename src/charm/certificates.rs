@@ -2,15 +2,20 @@
 
 use crate::etcd::certificates::{HostNames, Validity, check_key_matches, check_valid};
 use crate::juju::Network;
+use crate::system::digest::hex;
 use crate::system::owner::Owner;
 use anyhow::{Result, ensure};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
 /// The files that TLS needs: the authority's certificate, and a certificate with key each for the server and for clients.
 pub const CERTIFICATE_FILES: [&str; 5] = ["ca.crt", "server.crt", "server.key", "client.crt", "client.key"];
+
+/// The longest common name without the suffix of a client's. X.509 allows 64 characters (RFC 5280, A.1).
+const MAX_COMMON_NAME: usize = 56;
 
 /// The names that a certificate for the etcd of a unit has to contain. Only the unit's own: otherwise each new unit would
 /// change the certificates of all others.
@@ -33,8 +38,44 @@ impl CertificateNames {
             hosts.insert("::1".to_owned());
         }
         hosts.remove("");
-        Self { common_name: unit.replace('/', "-"), hosts }
+        Self { common_name: common_name(unit), hosts }
     }
+
+    /// Returns the first of the host names and addresses that the certificate in the PEM file `path` does not have.
+    pub fn missing_in(&self, path: &Path) -> Option<&str> {
+        let certified = HostNames::read(path).ok().flatten();
+        let lacks = |host: &&String| !certified.as_ref().is_some_and(|names| names.include(host));
+        self.hosts.iter().find(lacks).map(String::as_str)
+    }
+}
+
+/// Returns the common name of `unit`. One that is too long is cut, and a hash keeps it unique.
+fn common_name(unit: &str) -> String {
+    let name = unit.replace('/', "-");
+    if name.len() <= MAX_COMMON_NAME {
+        return name;
+    }
+    let hash: String = hex(&Sha256::digest(unit)).chars().take(8).collect();
+    let start: String = name.chars().take(MAX_COMMON_NAME - hash.len() - 1).collect();
+    format!("{start}-{hash}")
+}
+
+/// Returns the end of the certificates in `dir` if nine tenths of their lifetime have passed: then they should be renewed. The
+/// lifetime starts when they are placed, because an authority may date a certificate back.
+pub fn end_if_due(dir: &Path, now: Timestamp) -> Option<Timestamp> {
+    let ends = ["server.crt", "client.crt"].into_iter().filter_map(|name| {
+        let file = dir.join(name);
+        let placed = Timestamp::try_from(file.metadata().ok()?.modified().ok()?).ok()?;
+        let validity = Validity::read(&file).ok()?;
+        let start = validity.not_before.max(placed.min(now));
+        is_due(start, validity.not_after, now).then_some(validity.not_after)
+    });
+    ends.min()
+}
+
+fn is_due(start: Timestamp, end: Timestamp, now: Timestamp) -> bool {
+    let tenth: SignedDuration = end.duration_since(start) / 10;
+    now >= end.saturating_sub(tenth).unwrap_or(end)
 }
 
 /// The certificates in etcd's certificate directory.
@@ -91,6 +132,7 @@ fn check_usable(dir: &Path, user: Option<Owner>, now: Timestamp) -> Result<()> {
         let (cert, key) = (dir.join(name).with_extension("crt"), dir.join(name).with_extension("key"));
         let certificate = check_valid(&cert, now)?;
         ensure!(name == "server" || certificate.allows_client_auth, "{} is for servers only", cert.display());
+        ensure!(name == "client" || certificate.allows_server_auth, "{} is for clients only", cert.display());
         check_key_matches(&key, &cert)?;
     }
     let server = dir.join("server.crt");
@@ -106,4 +148,4 @@ fn check_usable(dir: &Path, user: Option<Owner>, now: Timestamp) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -65,6 +65,29 @@ pub fn open_or_create_dir(path: &Path) -> Result<Dir> {
     open_or_create_dir(parent)?.ensure_child(name, RUNNABLE, None)
 }
 
+/// Replaces the directory at `path` with a new one of this `mode`, which `fill` fills. At every instant, it is the complete old
+/// or the complete new directory.
+///
+/// # Errors
+/// If `fill` fails, or the directory cannot be created or exchanged. Then it is as before.
+pub fn replace_dir(path: &Path, mode: Mode, fill: impl FnOnce(&Dir) -> Result<()>) -> Result<()> {
+    let (parent, name) = split_path(path)?;
+    let parent = open_or_create_dir(parent)?;
+    let draft = format!(".new-{name}");
+    parent.remove_tree(&draft)?;
+    let staging = parent.make_child(&draft, None)?;
+    let replace = || -> Result<()> {
+        fill(&staging.ensure_child(name, mode, None)?)?;
+        match parent.inode(name)? {
+            Some(_) => parent.exchange(name, &staging),
+            None => parent.rename_noreplace(&staging, name, name).map(|_| ()),
+        }
+    };
+    let replaced = replace();
+    parent.remove_tree(&draft)?;
+    replaced
+}
+
 /// Splits a path into its directory and its file name.
 ///
 /// # Errors

@@ -4,24 +4,12 @@
 //! The provider makes the private keys, and sends them in the relation's data. Must never put one into a message.
 
 use super::certificates::CertificateNames;
+use super::issued_certificates::{Answer, IssuedCertificates};
+use super::pem;
+use crate::etcd::certificates::HostNames;
 use crate::juju::Databag;
 use crate::system::secret::Secret;
 use std::collections::BTreeMap;
-
-/// Certificates and keys in PEM, as they are written to files.
-#[derive(Debug, Clone)]
-pub struct IssuedCertificates {
-    /// The certificate of the authority.
-    pub ca: String,
-    /// The certificate of this unit's server, followed by those between it and the authority.
-    pub server_cert: String,
-    /// The key of the server.
-    pub server_key: Secret,
-    /// The certificate of clients.
-    pub client_cert: String,
-    /// The key of clients.
-    pub client_key: Secret,
-}
 
 /// Returns the request of `unit` for a certificate with these names: the data of this unit in the relation.
 ///
@@ -39,39 +27,38 @@ pub fn request(unit: &str, names: &CertificateNames) -> BTreeMap<String, String>
     .into()
 }
 
-/// Returns the answer to the request of `unit` in the data of the provider's units, or `None` if it is not complete.
-pub fn answer(unit: &str, providers: &[Databag]) -> Option<IssuedCertificates> {
+/// Returns the answer of the provider `app` to the request of `unit`, in the data of the provider's units. After a request for
+/// other names, the data has the earlier certificate until the provider replaces it.
+pub fn answer(app: &str, unit: &str, names: &CertificateNames, providers: &[Databag]) -> Answer {
+    let Some(issued) = issued(unit, providers) else {
+        return Answer::Waiting(format!("certificates from {app}"));
+    };
+    let certified = HostNames::parse(issued.server_cert.as_bytes()).ok().flatten();
+    let lacks = |host: &&String| !certified.as_ref().is_some_and(|names| names.include(host));
+    match names.hosts.iter().find(lacks) {
+        Some(missing) => Answer::Waiting(format!("a certificate from {app} that names {missing}")),
+        None => Answer::Issued(issued),
+    }
+}
+
+/// Returns the certificates for `unit`, or `None` if they are not complete.
+fn issued(unit: &str, providers: &[Databag]) -> Option<IssuedCertificates> {
     let prefix = key_prefix(unit);
     let find = |key: &str| providers.iter().find_map(|data| data.get(key)).map(Secret::reveal);
-    let pem = |key: &str| find(key).map(pem_blocks).filter(|pem| !pem.is_empty());
-    let server_cert = pem(&format!("{prefix}.server.cert"))?;
+    let text = |key: &str| find(key).map(pem::blocks).filter(|pem| !pem.is_empty());
+    let server_cert = text(&format!("{prefix}.server.cert"))?;
     Some(IssuedCertificates {
-        ca: pem("ca")?,
-        server_cert: server_cert + &pem("chain").unwrap_or_default(),
-        server_key: Secret::new(pem(&format!("{prefix}.server.key"))?),
-        client_cert: pem("client.cert")?,
-        client_key: Secret::new(pem("client.key")?),
+        ca: text("ca")?,
+        server_cert: server_cert + &text("chain").unwrap_or_default(),
+        server_key: Secret::new(text(&format!("{prefix}.server.key"))?),
+        client_cert: text("client.cert")?,
+        client_key: Secret::new(text("client.key")?),
     })
 }
 
 /// Returns the beginning of a unit's keys in the provider's data.
 fn key_prefix(unit: &str) -> String {
     unit.replace('/', "_")
-}
-
-/// Returns the PEM blocks in `text`. easyrsa puts a description in front of a certificate.
-fn pem_blocks(text: &str) -> String {
-    let mut blocks = String::new();
-    let mut is_inside = false;
-    for line in text.lines().map(str::trim_end) {
-        is_inside |= line.starts_with("-----BEGIN ");
-        if is_inside {
-            blocks.push_str(line);
-            blocks.push('\n');
-        }
-        is_inside &= !line.starts_with("-----END ");
-    }
-    if is_inside { String::new() } else { blocks }
 }
 
 #[cfg(test)]
@@ -108,13 +95,13 @@ mod tests {
             ("etcd_1.server.cert", &described),
             ("etcd_1.server.key", &key),
         ];
-        let easyrsa = answer("etcd/1", &[data(&all)]).unwrap();
+        let easyrsa = issued("etcd/1", &[data(&all)]).unwrap();
         assert_eq!((easyrsa.server_cert.as_str(), easyrsa.ca.as_str()), (cert.as_str(), ca.as_str()));
         assert_eq!(easyrsa.server_key.reveal(), key);
         assert!(!format!("{easyrsa:?}").contains("canary"));
         // The units of vault each have a part, and there are certificates in between.
         let vault = [data(&all[..3]), data(&[&all[3..], &[("chain", &chain)]].concat())];
-        assert_eq!(answer("etcd/1", &vault).unwrap().server_cert, format!("{cert}{chain}"));
+        assert_eq!(issued("etcd/1", &vault).unwrap().server_cert, format!("{cert}{chain}"));
     }
 
     #[test]
@@ -127,15 +114,15 @@ mod tests {
             ("etcd_1.server.cert", &cert),
             ("etcd_1.server.key", &key),
         ];
-        assert!(answer("etcd/1", &[data(&all)]).is_some());
+        assert!(issued("etcd/1", &[data(&all)]).is_some());
         // The answer to a unit whose name begins in the same way.
-        assert!(answer("etcd/10", &[data(&all)]).is_none());
-        assert!(answer("etcd/1", &[]).is_none());
+        assert!(issued("etcd/10", &[data(&all)]).is_none());
+        assert!(issued("etcd/1", &[]).is_none());
         for missing in 0..all.len() {
             for value in ["", "-----BEGIN CERTIFICATE-----\nMIIB\n", "nonsense"] {
                 let mut some = all;
                 some[missing].1 = value;
-                assert!(answer("etcd/1", &[data(&some)]).is_none(), "{} is {value:?}", all[missing].0);
+                assert!(issued("etcd/1", &[data(&some)]).is_none(), "{} is {value:?}", all[missing].0);
             }
         }
     }

@@ -6,6 +6,7 @@
 
 mod apply;
 mod backup_settings;
+mod certificate_chain;
 mod certificate_files;
 mod certificates;
 mod cluster;
@@ -19,15 +20,20 @@ mod health;
 mod hook;
 mod install;
 mod install_method;
+mod issued_certificates;
 mod legacy_certificates;
 mod listening;
 mod members;
 mod options;
+mod pem;
 mod reconcile;
 mod relation_overrides;
 mod report;
+mod request_files;
 mod restore_state;
 mod s3_relation;
+mod signing_relation;
+mod signing_request;
 mod tls_relation;
 mod unit_record;
 

@@ -133,19 +133,19 @@ impl HookRun<'_> {
     /// Asks for certificates in the relation `certificates` if it exists, and places those that were issued. Returns whether
     /// it did, and a status to report.
     fn take_certificates(&self, facts: &Facts, own: &UnitRecord) -> Result<(bool, Option<Status>)> {
+        if facts.has_manual_certificates() {
+            return Ok((false, None));
+        }
         let Some(relation) = tls_relation::find(self.juju, self.broken_relation())? else {
             return Ok((false, None));
         };
         let network = self.juju.network(PEER_ENDPOINT)?;
         let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let names = CertificateNames::of_unit(&own.unit, &network, &hostname);
-        let relation = TlsRelation::read(self.juju, &relation, &own.unit, &names)?;
-        let to = Destination {
-            dir: facts.method.relation_certificate_dir(),
-            user: facts.method.user()?,
-            has_manual_certificates: facts.has_manual_certificates(),
-            has_other_members: self.juju.units()?.len() > 1,
-        };
+        let dir = facts.method.relation_certificate_dir();
+        let relation = TlsRelation::read(self.juju, &relation, &own.unit, &names, dir, now())?;
+        let has_other_members = self.juju.units()?.len() > 1;
+        let to = Destination { dir, user: facts.method.user()?, has_other_members };
         let done = tls_relation::reconcile(&relation, &names, &to, now())?;
         if done.0 {
             log(self.juju, "placed the certificates that were issued in the relation");

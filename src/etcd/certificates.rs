@@ -17,8 +17,9 @@ use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{ExtendedKeyUsage, SubjectAltName};
 use x509_cert::{Certificate, TbsCertificate};
 
-/// The extended key usage of clients, 1.3.6.1.5.5.7.3.2 (RFC 5280, 4.2.1.12).
+/// The extended key usages of clients and servers (RFC 5280, 4.2.1.12).
 const CLIENT_AUTH: &str = "1.3.6.1.5.5.7.3.2";
+const SERVER_AUTH: &str = "1.3.6.1.5.5.7.3.1";
 /// The kinds of key that PKCS#8 wraps, as it names them (RFC 8017, A.1; RFC 5480, 2.1.1).
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
@@ -43,6 +44,8 @@ pub struct Validity {
     pub not_after: Timestamp,
     /// Whether a client may use it.
     pub allows_client_auth: bool,
+    /// Whether a server may use it.
+    pub allows_server_auth: bool,
 }
 
 impl Validity {
@@ -52,17 +55,31 @@ impl Validity {
     /// The file cannot be read, or contains no certificate.
     pub fn read(path: &Path) -> Result<Self> {
         let reading = || format!("reading the certificate {}", path.display());
-        let first = first_certificate(path)?;
+        Self::of(&first_certificate(path)?).with_context(reading)
+    }
+
+    /// Reads the first certificate in a PEM text.
+    ///
+    /// # Errors
+    /// The text contains no certificate.
+    pub fn parse(pem: &[u8]) -> Result<Self> {
+        Self::of(&parse_first_certificate(pem)?)
+    }
+
+    fn of(certificate: &TbsCertificate) -> Result<Self> {
         let seconds = |time: x509_cert::time::Time| {
             Timestamp::from_second(i64::try_from(time.to_unix_duration().as_secs())?).context("its dates")
         };
-        let usage = first.get_extension::<ExtendedKeyUsage>().with_context(reading)?;
+        let usage = certificate.get_extension::<ExtendedKeyUsage>()?;
+        // A certificate without this extension may be used for everything.
+        let allows = |use_of: &str| {
+            usage.as_ref().is_none_or(|(_, usage)| usage.0.iter().any(|id| id.to_string() == use_of))
+        };
         Ok(Self {
-            not_before: seconds(first.validity().not_before)?,
-            not_after: seconds(first.validity().not_after)?,
-            // A certificate without this extension may be used for everything.
-            allows_client_auth: usage
-                .is_none_or(|(_, usage)| usage.0.iter().any(|id| id.to_string() == CLIENT_AUTH)),
+            not_before: seconds(certificate.validity().not_before)?,
+            not_after: seconds(certificate.validity().not_after)?,
+            allows_client_auth: allows(CLIENT_AUTH),
+            allows_server_auth: allows(SERVER_AUTH),
         })
     }
 

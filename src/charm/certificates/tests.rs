@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::system::durable::Dir;
+use std::time::{Duration, SystemTime};
 
 fn put(dir: &Path, name: &str, text: &str) {
     Dir::open(dir).unwrap().replace(name, text.as_bytes()).unwrap();
@@ -21,6 +22,11 @@ fn make_certificates(dir: &Path, name: &str) {
 
 fn on(day: &str) -> Timestamp {
     format!("{day}T00:00:00Z").parse().unwrap()
+}
+
+/// Returns a time as files have it.
+pub fn system_time(time: Timestamp) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(time.as_second()).unwrap())
 }
 
 fn in_2026() -> Timestamp {
@@ -93,6 +99,40 @@ fn a_unit_asks_for_all_its_own_names() {
     assert_eq!(names.common_name, "etcd-10");
     let hosts: Vec<&str> = names.hosts.iter().map(String::as_str).collect();
     assert_eq!(hosts, ["10.0.0.5", "127.0.0.1", "192.0.2.5", "::1", "fd00::5", "localhost", "machine-3"]);
+}
+
+#[test]
+fn a_long_name_of_an_application_stays_unique_and_short() {
+    let name = |number: u32| {
+        let unit = format!("{}/{number}", "etcd".repeat(20));
+        CertificateNames::of_unit(&unit, &Network::default(), "").common_name
+    };
+    assert_eq!(name(1).len(), MAX_COMMON_NAME);
+    assert!(name(1).starts_with("etcdetcd") && name(1) != name(2), "{}", name(1));
+}
+
+#[test]
+fn certificates_are_due_after_nine_tenths_of_their_lifetime() {
+    let home = tempfile::tempdir().unwrap();
+    make_certificates(home.path(), "127.0.0.1");
+    assert_eq!(end_if_due(&home.path().join("missing"), in_2026()), None);
+    let end_on = |placed: &str, day: &str| {
+        for name in ["server.crt", "client.crt"] {
+            let file = std::fs::File::open(home.path().join(name)).unwrap();
+            file.set_modified(system_time(on(placed))).unwrap();
+        }
+        end_if_due(home.path(), on(day))
+    };
+    // The year ends on 2027-01-01; its last tenth begins on 2026-11-25.
+    assert_eq!(end_on("2026-01-01", "2026-11-24"), None);
+    assert_eq!(end_on("2026-01-01", "2026-11-26"), Some(on("2027-01-01")));
+    assert_eq!(end_on("2025-06-01", "2026-11-26"), Some(on("2027-01-01")));
+    // Placed in October: the last tenth of its three months begins on 2026-12-22.
+    assert_eq!(end_on("2026-10-01", "2026-12-20"), None);
+    assert_eq!(end_on("2026-10-01", "2026-12-24"), Some(on("2027-01-01")));
+    // A clock that was wrong when it was placed.
+    assert_eq!(end_on("2030-01-01", "2026-06-01"), None);
+    assert_eq!(end_on("2026-10-01", "2027-02-01"), Some(on("2027-01-01")));
 }
 
 #[test]
