@@ -10,7 +10,7 @@ use super::s3_relation::{self, CA_CERTIFICATES, CREDENTIALS, RelationBucket};
 use super::unit_record::UnitRecord;
 use crate::error::Refusal;
 use crate::juju::{Juju, Scope, Status};
-use crate::settings::{DESTINATIONS_KEY, Location, Settings};
+use crate::settings::{DESTINATIONS_KEY, Settings};
 use crate::system::durable::{PRIVATE, PUBLIC};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
@@ -205,10 +205,8 @@ impl BackupOption {
         }
         .map_err(|error| refuse(format!("{error:#}")))?;
         for (name, destination) in &settings.destinations {
-            if let Location::Bucket(bucket) = &destination.location {
-                let checked = bucket.check();
-                checked.map_err(|refusal| refuse(format!("destination {name}: {}", refusal.reason)))?;
-            }
+            let checked = destination.location.check();
+            checked.map_err(|refusal| refuse(format!("destination {name}: {}", refusal.reason)))?;
         }
         Ok(Self { settings: map, overrides })
     }

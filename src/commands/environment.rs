@@ -3,7 +3,8 @@
 //! Must never show the password, or keep it among the variables that other modules can read.
 
 use crate::etcd::paths::SITE_FILE;
-use crate::store::s3::{Credentials, Proxies, S3Environment};
+use crate::store::cloud::Proxies;
+use crate::store::s3::{Credentials, S3Environment};
 use crate::system::proxy;
 use crate::system::secret::Secret;
 use std::collections::BTreeMap;

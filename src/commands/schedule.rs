@@ -9,7 +9,7 @@ use crate::error::{ActionError, Refusal, Subcommand};
 use crate::inventory::destinations::Destinations;
 use crate::schedule::timer::{self, TIMER};
 use crate::schedule::{Schedule, ServiceCommand, Timetable, Units};
-use crate::settings::{Destination, Location, OPERATOR_FILE, Settings};
+use crate::settings::{Destination, OPERATOR_FILE, Settings};
 use crate::store::s3::S3Environment;
 use crate::system::clock::Clock;
 use crate::system::trust;
@@ -208,7 +208,7 @@ fn no_secret_is_needed(settings: &Settings, environment: &Environment, now: Time
         .into());
     }
     let proxies = &environment.bucket.proxies;
-    let needs_login = |one: &Destination| matches!(&one.location, Location::Bucket(said) if said.needs_proxy_login(proxies));
+    let needs_login = |one: &Destination| one.location.needs_proxy_login(proxies);
     if let Some((name, _)) = settings.destinations.iter().find(|(_, one)| needs_login(one)) {
         return Err(Refusal::new(
             format!("the proxy to destination {name} has a login in the environment, which a systemd timer does not inherit"),

@@ -4,8 +4,11 @@ use super::repository::Repository;
 use super::retention::Policy;
 use crate::error::Refusal;
 use crate::store::BlobStore;
+use crate::store::azure::{self, AzureConfig};
+use crate::store::cloud::Proxies;
 use crate::store::directory_tree::{DirectoryConfig, DirectoryTree};
-use crate::store::s3::{Bucket, S3Config, S3Environment};
+use crate::store::google::{self, GoogleConfig};
+use crate::store::s3::{self, S3Config, S3Environment};
 use crate::system::clock::Clock;
 use anyhow::{Context, Result};
 use jiff::Timestamp;
@@ -26,8 +29,12 @@ pub struct Destination {
 /// The location of a destination.
 #[derive(Debug, Clone)]
 pub enum Location {
-    /// A bucket.
+    /// A bucket on a server that speaks S3.
     Bucket(Box<S3Config>),
+    /// A container of Azure Blob Storage.
+    Azure(Box<AzureConfig>),
+    /// A bucket of Google Cloud Storage.
+    Google(Box<GoogleConfig>),
     /// A directory, usually on another machine's disk.
     Directory(DirectoryConfig),
 }
@@ -37,6 +44,8 @@ pub enum Location {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct DestinationFields {
     s3: Option<Box<S3Config>>,
+    azure: Option<Box<AzureConfig>>,
+    google: Option<Box<GoogleConfig>>,
     directory: Option<PathBuf>,
     mount: Option<PathBuf>,
     #[serde(default)]
@@ -47,12 +56,20 @@ impl TryFrom<DestinationFields> for Destination {
     type Error = &'static str;
 
     fn try_from(fields: DestinationFields) -> Result<Self, Self::Error> {
-        let DestinationFields { s3, directory, mount, keep } = fields;
-        let location = match (s3, directory) {
-            (Some(_), None) if mount.is_some() => return Err("mount is only used with directory"),
-            (Some(config), None) => Location::Bucket(config),
-            (None, Some(directory)) => Location::Directory(DirectoryConfig { directory, mount }),
-            _ => return Err("a destination has either s3 or directory"),
+        let DestinationFields { s3, azure, google, directory, mount, keep } = fields;
+        if mount.is_some() && directory.is_none() {
+            return Err("mount is only used with directory");
+        }
+        let directory = directory.map(|directory| DirectoryConfig { directory, mount });
+        let all = [
+            s3.map(Location::Bucket),
+            azure.map(Location::Azure),
+            google.map(Location::Google),
+            directory.map(Location::Directory),
+        ];
+        let mut named = all.into_iter().flatten();
+        let (Some(location), None) = (named.next(), named.next()) else {
+            return Err("a destination has exactly one of s3, azure, google and directory");
         };
         Ok(Self { location, keep })
     }
@@ -63,7 +80,42 @@ impl Location {
     pub fn url(&self) -> String {
         match self {
             Self::Bucket(config) => config.url(),
+            Self::Azure(config) => config.url(),
+            Self::Google(config) => config.url(),
             Self::Directory(config) => config.url(),
+        }
+    }
+
+    /// Returns the key of its settings.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Bucket(_) => "s3",
+            Self::Azure(_) => "azure",
+            Self::Google(_) => "google",
+            Self::Directory(_) => "directory",
+        }
+    }
+
+    /// Checks the settings, without their files and the network.
+    ///
+    /// # Errors
+    /// Refuses settings that cannot open a bucket or a container.
+    pub fn check(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Bucket(config) => config.check(),
+            Self::Azure(config) => config.check(),
+            Self::Google(config) => config.check(),
+            Self::Directory(_) => Ok(()),
+        }
+    }
+
+    /// Returns whether requests go through a proxy of the environment that requires a login.
+    pub fn needs_proxy_login(&self, proxies: &Proxies) -> bool {
+        match self {
+            Self::Bucket(config) => config.needs_proxy_login(proxies),
+            Self::Azure(config) => config.needs_proxy_login(proxies),
+            Self::Google(config) => config.needs_proxy_login(proxies),
+            Self::Directory(_) => false,
         }
     }
 }
@@ -110,7 +162,13 @@ impl Destinations {
     pub fn open(&self, name: &str) -> Result<Repository> {
         let destination = self.get(name)?;
         let store: Box<dyn BlobStore> = match &destination.location {
-            Location::Bucket(config) => Box::new(Bucket::new(name, config, &self.environment, self.clock)?),
+            Location::Bucket(config) => Box::new(s3::open(name, config, &self.environment, self.clock)?),
+            Location::Azure(config) => {
+                Box::new(azure::open(name, config, &self.environment.proxies, self.clock)?)
+            }
+            Location::Google(config) => {
+                Box::new(google::open(name, config, &self.environment.proxies, self.clock)?)
+            }
             Location::Directory(config) => {
                 let tree = DirectoryTree::open(config).map_err(|error| in_destination(name, error))?;
                 self.check_other_directories(name, &tree)?;

@@ -5,7 +5,7 @@ use super::overlap;
 use super::schema::find_mistake;
 use crate::archive::age::Recipient;
 use crate::error::Refusal;
-use crate::inventory::destinations::{Destination, Location};
+use crate::inventory::destinations::Destination;
 use crate::inventory::retention::Policy;
 use crate::schedule::{Hooks, Schedule};
 use crate::system::durable::read_small_text;
@@ -147,8 +147,8 @@ impl Settings {
             bail!("destination {name:?}: a name may only have lower-case letters, digits and inner hyphens");
         }
         for (name, destination) in &read.destinations {
-            let Location::Bucket(bucket) = &destination.location else { continue };
-            bucket.check().map_err(|refusal| value_refused(text, name, &refusal))?;
+            let Destination { location, .. } = destination;
+            location.check().map_err(|refusal| value_refused(text, [name, location.key()], &refusal))?;
         }
         Ok(read)
     }
@@ -160,9 +160,13 @@ fn is_key(name: &str) -> bool {
     !name.is_empty() && name.chars().all(fits) && !name.starts_with('-') && !name.ends_with('-')
 }
 
-/// The error of a bucket that cannot be used.
-fn value_refused(text: &str, name: &str, Refusal { reason, next, .. }: &Refusal) -> anyhow::Error {
-    let path = [DESTINATIONS_KEY, name, "s3"].map(str::to_owned);
+/// The error of a bucket that cannot be used: its destination's name, and the key of its settings.
+fn value_refused(
+    text: &str,
+    [name, key]: [&str; 2],
+    Refusal { reason, next, .. }: &Refusal,
+) -> anyhow::Error {
+    let path = [DESTINATIONS_KEY, name, key].map(str::to_owned);
     let line = line_of(text, &path).map(|line| format!("line {line}: ")).unwrap_or_default();
     anyhow::anyhow!("{line}{}: {reason}; {next}", path.join("."))
 }

@@ -52,6 +52,8 @@ pub(super) fn check_target(
 fn identity(location: &Location) -> String {
     match location {
         Location::Bucket(described) => described.identity(),
+        Location::Azure(described) => described.identity(),
+        Location::Google(described) => described.identity(),
         Location::Directory(described) => normalized(&described.directory).display().to_string(),
     }
 }

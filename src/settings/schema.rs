@@ -77,11 +77,13 @@ const KEEP: Keys = Keys {
 };
 
 const DESTINATION: Keys = Keys {
-    name: "a mapping with s3 or directory",
+    name: "a mapping with s3, azure, google or directory",
     example: "{directory: /mnt/backups}",
     required: &[],
     known: &[
         ("s3", Kind::Keys(&S3)),
+        ("azure", Kind::Keys(&AZURE)),
+        ("google", Kind::Keys(&GOOGLE)),
         ("directory", Kind::Path("/mnt/backups")),
         ("mount", Kind::PathOr("none")),
         ("keep", Kind::Keys(&KEEP)),
@@ -103,6 +105,40 @@ const S3: Keys = Keys {
         ("instance-role", Kind::Flag),
         ("encryption", Kind::Choice(&["s3", "kms"])),
         ("kms-key", Kind::Scalar),
+        ("proxy", Kind::Scalar),
+        ("allow-http", Kind::Flag),
+        ("stall-timeout", Kind::Scalar),
+    ],
+};
+
+const AZURE: Keys = Keys {
+    name: "a mapping",
+    example: "{account: NAME, container: NAME, key-file: /etc/etcd-backup/azure-key}",
+    required: &["account", "container"],
+    known: &[
+        ("account", Kind::Scalar),
+        ("container", Kind::Scalar),
+        ("folder", Kind::Scalar),
+        ("endpoint", Kind::Scalar),
+        ("key-file", Kind::Path("/etc/etcd-backup/azure-key")),
+        ("sas-file", Kind::Path("/etc/etcd-backup/azure-sas")),
+        ("ca", Kind::Path("/etc/ssl/azure.pem")),
+        ("proxy", Kind::Scalar),
+        ("allow-http", Kind::Flag),
+        ("stall-timeout", Kind::Scalar),
+    ],
+};
+
+const GOOGLE: Keys = Keys {
+    name: "a mapping",
+    example: "{bucket: NAME, credentials-file: /etc/etcd-backup/google.json}",
+    required: &["bucket", "credentials-file"],
+    known: &[
+        ("bucket", Kind::Scalar),
+        ("folder", Kind::Scalar),
+        ("credentials-file", Kind::Path("/etc/etcd-backup/google.json")),
+        ("endpoint", Kind::Scalar),
+        ("ca", Kind::Path("/etc/ssl/google.pem")),
         ("proxy", Kind::Scalar),
         ("allow-http", Kind::Flag),
         ("stall-timeout", Kind::Scalar),
@@ -293,6 +329,8 @@ mod tests {
     use crate::inventory::retention::Policy;
     use crate::schedule::{Hooks, Schedule};
     use crate::settings::Settings;
+    use crate::store::azure::AzureConfig;
+    use crate::store::google::GoogleConfig;
     use crate::store::s3::S3Config;
     use serde::de::DeserializeOwned;
 
@@ -309,6 +347,8 @@ mod tests {
             (&KEEP, accepted::<Policy>()),
             (&DESTINATION, accepted::<Destination>()),
             (&S3, accepted::<S3Config>()),
+            (&AZURE, accepted::<AzureConfig>()),
+            (&GOOGLE, accepted::<GoogleConfig>()),
             (&SCHEDULE, accepted::<Schedule>()),
             (&HOOKS, accepted::<Hooks>()),
         ] {

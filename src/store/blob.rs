@@ -30,6 +30,13 @@ pub struct Blob {
     pub unreadable: Option<String>,
 }
 
+impl Blob {
+    /// A blob in a listing.
+    pub(super) fn listed(name: String, size: u64, modified: Timestamp, etag: String) -> Self {
+        Self { name, size, modified, etag, version: String::new(), lock: None, unreadable: None }
+    }
+}
+
 /// The result of a deletion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deletion {

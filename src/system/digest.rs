@@ -1,7 +1,8 @@
-//! SHA-256 of a stream, and hashes in hexadecimal.
+//! SHA-256 of a stream, HMAC-SHA-256, and hashes in hexadecimal.
 
 use super::interrupt;
 use anyhow::Result;
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 use std::io::Read;
@@ -27,4 +28,12 @@ pub fn sha256_of(source: &mut impl Read) -> Result<String> {
             length => hash.update(&chunk[..length]),
         }
     }
+}
+
+/// Returns the HMAC-SHA-256 of `message`.
+pub fn hmac_sha256(key: &[u8], message: &[u8]) -> Vec<u8> {
+    // HMAC accepts keys of any length, so this cannot fail.
+    let Ok(mut hmac) = Hmac::<Sha256>::new_from_slice(key) else { return Vec::new() };
+    hmac.update(message);
+    hmac.finalize().into_bytes().to_vec()
 }

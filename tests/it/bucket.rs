@@ -6,7 +6,8 @@ use crate::common::s3::{self, Can, Fault, Faults, Kind, SECRET, Server};
 use etcd_backup::inventory::{Entry, Repository};
 use etcd_backup::progress::Progress;
 use etcd_backup::store::Deletion;
-use etcd_backup::store::s3::{Bucket, Credentials, Proxies, S3Config, S3Environment, S3Error};
+use etcd_backup::store::cloud::{Proxies, RequestError};
+use etcd_backup::store::s3::{self as s3_store, Credentials, S3Config, S3Environment};
 use etcd_backup::system::clock::Clock;
 use etcd_backup::system::secret::Secret;
 use jiff::Timestamp;
@@ -35,7 +36,7 @@ pub fn opened(config: &S3Config, environment: &S3Environment) -> Repository {
 }
 
 fn opened_at(config: &S3Config, environment: &S3Environment, now: Timestamp) -> Repository {
-    let bucket = Bucket::new("offsite", config, environment, Clock::at(now)).unwrap();
+    let bucket = s3_store::open("offsite", config, environment, Clock::at(now)).unwrap();
     Repository::new(Some("offsite".to_owned()), Box::new(bucket))
 }
 
@@ -133,7 +134,7 @@ fn an_archive_that_the_server_refuses_does_not_hide_others() {
     }
     // A busy server is an error, not a refusal.
     faults.inject("GET", "frozen.tar.gz", Fault::Answer(503, "SlowDown", ""), 100);
-    assert!(bucket.entries().unwrap_err().downcast_ref::<S3Error>().is_some());
+    assert!(bucket.entries().unwrap_err().downcast_ref::<RequestError>().is_some());
     faults.clear();
     // If the record cannot be read, it is unknown whether the archive is pinned.
     let entry = bucket.entries().unwrap().into_iter().find(|entry| entry.name == other).unwrap();
@@ -612,7 +613,7 @@ fn encryption_is_requested_for_every_object() {
         assert_eq!(faults.seen("", header).len(), 2, "{more}");
     }
     let bad = described(server.port, "encryption: s3\nkms-key: x");
-    assert!(Bucket::new("offsite", &bad, &key("a", "b"), Clock::at(Timestamp::now())).is_err());
+    assert!(s3_store::open("offsite", &bad, &key("a", "b"), Clock::at(Timestamp::now())).is_err());
 }
 
 /// A server that ignores the header, as versitygw, s3rver and Ceph 16 do, does not repeat it in the response.

@@ -1,4 +1,5 @@
-//! `cargo xtask buckets`: runs the S3 tests on independent S3 servers, and writes the table in `docs/explanation/buckets.md`.
+//! `cargo xtask buckets`: runs the tests of buckets on independent servers, and writes the tables in
+//! `docs/explanation/buckets.md`.
 //!
 //! Never leaves out a test, and never reports a test as passed if a server lacks the tested feature.
 
@@ -9,8 +10,8 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::go_server::{MINIO, VERSITYGW};
-use crate::{ceph, command, page, test, workspace};
+use crate::go_server::{FAKE_GCS_SERVER, MINIO, VERSITYGW};
+use crate::{azurite, ceph, command, page, test, workspace};
 
 /// The version of s3s-fs. It is pinned, because later ones may behave differently.
 const S3S_VERSION: &str = "0.14.1";
@@ -22,19 +23,25 @@ pub const SERVER_VARIABLE: &str = "S3_SERVER";
 pub const CLIENT_TESTS: [&str; 2] = ["bucket::", "bucket_answers::"];
 /// The modules of `tests/it` whose tests use a bucket.
 const TESTS: [&str; 4] = ["bucket::", "bucket_answers::", "destinations::", "s3_relation::"];
+/// The module of `tests/it` whose tests use a bucket of Azure or Google.
+const CLOUD_TESTS: &str = "clouds::";
 /// The beginning of the line that a test prints if the server lacks the tested feature.
 const UNSUPPORTED: &str = "cannot: ";
-/// The page with the table.
+/// The page with the tables.
 const PAGE: &str = "docs/explanation/buckets.md";
 
 /// The servers: the argument on the command line, and the name in the table.
-const SERVERS: [(&str, &str); 5] = [
+const SERVERS: [(&str, &str); 7] = [
     ("moto", "moto 5.2.1"),
     ("s3s", "s3s-fs 0.14.1"),
     ("versitygw", "versitygw 1.8.0"),
     ("minio", "MinIO of 2026-02-12"),
     ("ceph", "Ceph 16.2.15"),
+    ("azurite", "Azurite 3.37.0"),
+    ("gcs", "fake-gcs-server 1.55.1"),
 ];
+/// The servers that emulate Azure and Google, which have a table of their own.
+const CLOUDS: [&str; 2] = ["azurite", "gcs"];
 /// The servers that are used if none is named. MinIO takes long to build, and Ceph to start for each test.
 const DEFAULT_SERVERS: [&str; 3] = ["moto", "s3s", "versitygw"];
 
@@ -55,7 +62,15 @@ type Column = BTreeMap<String, String>;
 
 /// Runs the tests on the servers that `arguments` name, and replaces their columns of the table.
 pub fn run(arguments: &[&str]) -> Result<ExitCode> {
-    let servers = parse(arguments)?;
+    let (clouds, servers) =
+        parse(arguments)?.into_iter().partition::<Vec<_>, _>(|(server, _)| CLOUDS.contains(server));
+    let passed = [run_on(&servers, "table")?, run_on(&clouds, "clouds")?];
+    Ok(if passed.contains(&false) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Runs the tests on `servers`, and replaces their columns of the table in the section `mark`. Returns whether no test
+/// failed.
+fn run_on(servers: &[(&str, &str)], mark: &str) -> Result<bool> {
     let target = workspace::target_directory()?;
     let mut all = BTreeMap::new();
     for (server, name) in servers {
@@ -63,10 +78,12 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
             all.insert(format!("{name}, {}", page::today()?), results);
         }
     }
-    let columns = all.iter().map(|(name, results)| (name.clone(), column(results))).collect();
-    page::update(PAGE, "table", |present| table(columns_with(present, columns)))?;
     let failed = all.values().flat_map(BTreeMap::values).any(|result| *result == TestResult::Failed);
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    if !all.is_empty() {
+        let columns = all.iter().map(|(name, results)| (name.clone(), column(results))).collect();
+        page::update(PAGE, mark, |present| table(columns_with(present, columns)))?;
+    }
+    Ok(!failed)
 }
 
 /// Returns the servers that the arguments name.
@@ -75,7 +92,7 @@ fn parse(arguments: &[&str]) -> Result<Vec<(&'static str, &'static str)>> {
     for pair in arguments.chunks(2) {
         match pair {
             ["--server", server] if SERVERS.iter().any(|(known, _)| known == server) => named.insert(*server),
-            _ => bail!("usage: cargo xtask buckets [--server moto|s3s|versitygw|minio|ceph]..."),
+            _ => bail!("usage: cargo xtask buckets [--server moto|s3s|versitygw|minio|ceph|azurite|gcs]..."),
         };
     }
     if named.is_empty() {
@@ -87,10 +104,19 @@ fn parse(arguments: &[&str]) -> Result<Vec<(&'static str, &'static str)>> {
 /// Runs the tests on one server. Returns `None` if the server cannot be built here, which is printed.
 fn run_tests(server: &str, target: &Path) -> Result<Option<Results>> {
     let mut cargo = test::tests(&["--test", test::SLOW_TESTS], &["--", "--show-output"], target)?;
-    cargo.args(TESTS).env(SERVER_VARIABLE, server);
+    match CLOUDS.contains(&server) {
+        true => cargo.args([CLOUD_TESTS, "--ignored"]),
+        false => cargo.args(TESTS),
+    };
+    cargo.env(SERVER_VARIABLE, server);
     let is_there = match server {
         "versitygw" => VERSITYGW.set_environment(&mut cargo, target)?,
         "minio" => MINIO.set_environment(&mut cargo, target)?,
+        "gcs" => FAKE_GCS_SERVER.set_environment(&mut cargo, target)?,
+        "azurite" => {
+            azurite::set_environment(&mut cargo, target)?;
+            true
+        }
         "ceph" => {
             ceph::set_environment(&mut cargo, target)?;
             true

@@ -1,4 +1,4 @@
-//! S3 servers for the tests that are written in Go, built from the Go module proxy in cargo's target directory.
+//! Storage servers for the tests that are written in Go, built from the Go module proxy in cargo's target directory.
 //!
 //! Never installs anything on this computer, and never uses another version than the pinned one.
 
@@ -41,6 +41,15 @@ pub const MINIO: GoServer = GoServer {
     effort: "long",
 };
 
+/// fake-gcs-server, an emulator of Google Cloud Storage, which keeps objects in memory.
+pub const FAKE_GCS_SERVER: GoServer = GoServer {
+    name: "fake-gcs-server",
+    package: "github.com/fsouza/fake-gcs-server",
+    version: "v1.55.1",
+    variable: "FAKE_GCS_SERVER_BIN",
+    effort: "some minutes",
+};
+
 impl GoServer {
     /// Sets the variable by which the tests find the server. Returns `false` if it cannot be built, and prints why.
     pub fn set_environment(&self, cargo: &mut Command, target: &Path) -> Result<bool> {
@@ -81,7 +90,7 @@ impl GoServer {
             return Ok(None);
         }
         eprintln!(
-            "building the S3 server {} {} from the Go module proxy in {}, which takes {}",
+            "building the server {} {} from the Go module proxy in {}, which takes {}",
             self.name,
             self.version,
             command::short_path(&home),

@@ -5,6 +5,7 @@
     reason = "the rules for processes and files are those of the product, and this is not part of it"
 )]
 
+mod azurite;
 mod bench;
 mod buckets;
 mod ceph;
@@ -64,8 +65,8 @@ Long-running checks:
               chaos --sabotage
   fuzz      Fuzz the parsers of untrusted input.
               fuzz [TARGET] [--seconds N]      (default: all targets, 60 seconds each)
-  buckets   Run the S3 tests on independent S3 servers; write docs/explanation/buckets.md.
-              buckets [--server moto|s3s|versitygw|minio|ceph]...
+  buckets   Run the tests of buckets on independent servers; write docs/explanation/buckets.md.
+              buckets [--server moto|s3s|versitygw|minio|ceph|azurite|gcs]...
               --server  run on this server, and write only its column (default: all but minio)
   versions  Run the integration tests on each etcd from 3.4.23 to the newest; write
             docs/reference/versions.md. Needs Go, which builds what Debian does not have.

@@ -33,8 +33,12 @@ fn a_file_may_only_have_known_keys() {
         ),
         ("destinations: [", 0o600, "it is not valid YAML: "),
         ("destination: {}", 0o600, "line 1: unknown key destination: did you mean destinations?"),
-        ("destinations: {a: {}}", 0o600, "either s3 or directory"),
-        ("destinations: {a: {directory: /d, s3: {bucket: b}}}", 0o600, "either s3 or directory"),
+        ("destinations: {a: {}}", 0o600, "exactly one of s3, azure, google and directory"),
+        (
+            "destinations: {a: {directory: /d, s3: {bucket: b}}}",
+            0o600,
+            "exactly one of s3, azure, google and directory",
+        ),
         ("destinations: {a: {s3: {bucket: b}, mount: /m}}", 0o600, "mount is only used with directory"),
         (
             "destinations: {a: {directory: /d, keep: {latest: 7}}}",
@@ -160,7 +164,7 @@ const WRONG_KINDS: &[(&str, &str)] = &[
     ),
     (
         "destinations: {a: /canary}",
-        "destinations.a must be a mapping with s3 or directory, such as a: {directory: /mnt/backups}",
+        "destinations.a must be a mapping with s3, azure, google or directory, such as a: {directory: /mnt/backups}",
     ),
     ("destinations: {a: {s3: canary}}", "destinations.a.s3 must be a mapping, such as s3: {bucket: NAME}"),
     (

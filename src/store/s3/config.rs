@@ -2,16 +2,11 @@
 
 use super::encryption::{Encryption, RequestedEncryption};
 use super::endpoint::{AddressingStyle, Endpoint, server_name};
-use super::http::DEFAULT_STALL_TIMEOUT;
-use super::proxy::{self, Proxies};
 use crate::error::Refusal;
-use crate::schedule::parse_seconds;
+use crate::store::cloud::connection::{ConnectionSettings, check_folder, prefix_of};
+use crate::store::cloud::proxy::Proxies;
 use serde::Deserialize;
 use std::path::PathBuf;
-use std::time::Duration;
-
-/// The longest time for which a server may be silent, in seconds.
-const MAX_STALL_SECONDS: u64 = 3600;
 
 /// A bucket as the settings describe it.
 #[derive(Debug, Clone, Deserialize)]
@@ -62,10 +57,7 @@ impl S3Config {
 
     /// Returns the prefix of all keys: empty, or the folder and a slash.
     pub(super) fn prefix(&self) -> String {
-        match self.folder.trim_matches('/') {
-            "" => String::new(),
-            folder => format!("{folder}/"),
-        }
+        prefix_of(&self.folder)
     }
 
     /// Checks the configuration, without its files and the network.
@@ -74,47 +66,25 @@ impl S3Config {
     /// Refuses a configuration that cannot open a bucket.
     pub fn check(&self) -> Result<(), Refusal> {
         let endpoint = self.server()?;
-        self.check_folder()?;
-        proxy::choose(endpoint.host(), endpoint.is_tls(), self.proxy.as_deref(), &Proxies::default())?;
-        self.silence()?;
+        check_folder(&self.folder)?;
+        self.connection().check(&endpoint.server)?;
         self.requested_encryption().map(|_| ())
-    }
-
-    /// Refuses a folder with empty, `.` and `..` parts. Servers rewrite such a key (versitygw) or refuse it (MinIO), so an
-    /// archive that was uploaded could not be found again.
-    fn check_folder(&self) -> Result<(), Refusal> {
-        let folder = self.folder.trim_matches('/');
-        let parts = || folder.split('/').filter(|part| !["", ".", ".."].contains(part));
-        let is_plain = folder.is_empty() || folder.split('/').count() == parts().count();
-        if is_plain && !folder.contains(char::is_control) {
-            return Ok(());
-        }
-        let plain: Vec<&str> = parts().collect();
-        Err(Refusal::new(
-            format!("folder {folder:?} has an empty part, `.`, `..` or a control character"),
-            format!("write folder: {}", plain.join("/")),
-        ))
-    }
-
-    /// Returns how long the server may be silent.
-    pub(super) fn silence(&self) -> Result<Duration, Refusal> {
-        let Some(text) = &self.stall_timeout else { return Ok(DEFAULT_STALL_TIMEOUT) };
-        let seconds = parse_seconds(text).filter(|seconds| (1..=MAX_STALL_SECONDS).contains(seconds));
-        seconds.map(Duration::from_secs).ok_or_else(|| {
-            Refusal::new(
-                format!("stall-timeout is {text:?}"),
-                "give a duration between 1s and 1h, such as 90s or 5m",
-            )
-        })
     }
 
     /// Returns whether requests go through a proxy of the environment that requires a login.
     pub fn needs_proxy_login(&self, environment: &Proxies) -> bool {
-        let needs_login = |endpoint: Endpoint| {
-            let proxy = environment.for_host(endpoint.host(), endpoint.is_tls());
-            proxy.is_some_and(|url| proxy::has_login(url.reveal()))
-        };
-        self.proxy.is_none() && self.server().is_ok_and(needs_login)
+        let needs_login =
+            |endpoint: Endpoint| self.connection().needs_proxy_login(&endpoint.server, environment);
+        self.server().is_ok_and(needs_login)
+    }
+
+    /// Returns how the server is reached.
+    pub(super) fn connection(&self) -> ConnectionSettings<'_> {
+        ConnectionSettings {
+            ca: self.ca.as_deref(),
+            proxy: self.proxy.as_deref(),
+            stall_timeout: self.stall_timeout.as_deref(),
+        }
     }
 
     /// Returns the server and how it addresses the bucket.

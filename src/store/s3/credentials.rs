@@ -2,10 +2,10 @@
 //!
 //! A secret is never printed, and never read from a file that other users can read.
 
-use super::http::describe_error;
-use super::proxy::Proxies;
-use super::transport::{self, OnSignal};
 use crate::error::Refusal;
+use crate::store::cloud::http::describe_error;
+use crate::store::cloud::proxy::Proxies;
+use crate::store::cloud::transport::{self, OnSignal};
 use crate::system::durable::read_small_text;
 use crate::system::secret::Secret;
 use crate::system::trust;

@@ -4,18 +4,18 @@
 //! and its bytes stay (Amazon S3 User Guide, "Deleting object versions from a versioning-enabled bucket"). That is
 //! never reported as deleted, and an object that a lock keeps is never hidden.
 
-use super::client::{S3Client, S3Request};
-use super::error::S3Error;
-use crate::store::{Deletion, Locked};
+use crate::store::cloud::client::Client;
+use crate::store::cloud::error::RequestError;
+use crate::store::cloud::service::Request;
+use crate::store::{Blob, Deletion, Locked};
 use anyhow::{Error, Result, anyhow, bail};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 /// Deletes objects of one bucket.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Deleter {
-    client: Arc<S3Client>,
     /// Read once, before the first deletion.
     settings: OnceLock<BucketSettings>,
 }
@@ -93,91 +93,81 @@ impl ObjectLock {
 }
 
 impl Deleter {
-    pub fn new(client: &Arc<S3Client>) -> Self {
-        Self { client: Arc::clone(client), settings: OnceLock::new() }
-    }
-
-    /// Deletes the object `key`, which was stored at `modified`, by its version if the bucket keeps versions. If the
-    /// access key may not delete versions, and no lock is known, the object is hidden.
+    /// Deletes an object, by its version if the bucket keeps versions. If the access key may not delete versions, and no
+    /// lock is known, the object is hidden.
     ///
     /// # Errors
     /// Fails if the server refuses, or if a lock keeps the object: the cause is [`Locked`]. The object is then still
     /// listed.
-    pub fn delete(
-        &self,
-        key: &str,
-        version: &str,
-        lock: Option<&str>,
-        modified: Timestamp,
-    ) -> Result<Deletion> {
-        let BucketSettings { has_versions, lock: bucket_lock } = self.settings()?;
-        let bucket_lock = bucket_lock.filter(|lock| lock.may_keep(modified, self.client.now()));
-        let lock = lock.map(str::to_owned).or(bucket_lock.map(|lock| lock.description));
-        match (version, lock) {
+    pub fn delete(&self, client: &Client, object: &Blob) -> Result<Deletion> {
+        let Blob { name: key, version, lock, modified, .. } = object;
+        let BucketSettings { has_versions, lock: bucket_lock } = self.settings(client)?;
+        let bucket_lock = bucket_lock.filter(|lock| lock.may_keep(*modified, client.now()));
+        let lock = lock.clone().or(bucket_lock.map(|lock| lock.description));
+        match (version.as_str(), lock) {
             ("", Some(lock)) => {
                 Err(anyhow!("the server names no version of it to delete").context(Locked(lock)))
             }
-            ("", None) => self.delete_or_hide(key, has_versions),
-            (version, lock) => match (self.delete_version(key, version), lock) {
+            ("", None) => delete_or_hide(client, key, has_versions),
+            (version, lock) => match (delete_version(client, key, version), lock) {
                 (Ok(()), _) => Ok(Deletion::Deleted),
-                (Err(error), lock) => match (error.downcast::<S3Error>()?, lock) {
+                (Err(error), lock) => match (error.downcast::<RequestError>()?, lock) {
                     // Another program has deleted this version since it was described.
                     (error, _) if error.is_not_found() => Ok(Deletion::Deleted),
                     (error, Some(lock)) if error.is_refusal() => {
                         Err(Error::new(error.explained()).context(Locked(lock)))
                     }
-                    (error, None) if error.is_refusal() => self.delete_or_hide(key, true),
+                    (error, None) if error.is_refusal() => delete_or_hide(client, key, true),
                     (error, _) => Err(error.into()),
                 },
             },
         }
     }
 
-    /// Deletes the object `key` without a version. One that does not exist counts as deleted.
-    pub fn delete_by_name(&self, key: &str) -> Result<()> {
-        self.delete_or_hide(key, false).map(|_| ())
-    }
-
-    /// Deletes an object without a version. It is hidden if the bucket keeps versions, or if the server reports a
-    /// delete marker.
-    fn delete_or_hide(&self, key: &str, has_versions: bool) -> Result<Deletion> {
-        let response = self.client.send(&S3Request { method: "DELETE", key, ..S3Request::default() })?;
-        Ok(match has_versions || response.header("x-amz-delete-marker") == "true" {
-            true => Deletion::Hidden,
-            false => Deletion::Deleted,
-        })
-    }
-
-    fn delete_version(&self, key: &str, version: &str) -> Result<()> {
-        let query = vec![("versionId", version.to_owned())];
-        self.client.send(&S3Request { method: "DELETE", key, query, ..S3Request::default() }).map(|_| ())
-    }
-
     /// Reads the bucket's settings once. The lock of a single object is not enough: versitygw does not report the
     /// default retention of a bucket.
-    fn settings(&self) -> Result<BucketSettings> {
+    fn settings(&self, client: &Client) -> Result<BucketSettings> {
         if let Some(known) = self.settings.get() {
             return Ok(known.clone());
         }
         let versioning: Versioning =
-            self.setting("versioning", "VersioningConfiguration")?.unwrap_or_default();
-        let lock: ObjectLock = self.setting("object-lock", "ObjectLockConfiguration")?.unwrap_or_default();
+            setting(client, "versioning", "VersioningConfiguration")?.unwrap_or_default();
+        let lock: ObjectLock = setting(client, "object-lock", "ObjectLockConfiguration")?.unwrap_or_default();
         // "Suspended" keeps the versions that exist.
         let settings = BucketSettings { has_versions: !versioning.status.is_empty(), lock: lock.describe() };
         Ok(self.settings.get_or_init(|| settings).clone())
     }
+}
 
-    /// Reads a setting of the bucket, which is the document `root`. Returns `None` if it is not set, if the server does not support it, or if the
-    /// access key may not read it.
-    fn setting<T: serde::de::DeserializeOwned>(&self, name: &'static str, root: &str) -> Result<Option<T>> {
-        let query = vec![(name, String::new())];
-        match self.client.send(&S3Request { method: "GET", query, ..S3Request::default() }) {
-            Ok(response) => response.xml(root).map(Some),
-            Err(error) => match error.downcast_ref::<S3Error>() {
-                Some(cause) if cause.is_not_implemented() || cause.is_refusal() => Ok(None),
-                _ => bail!(error),
-            },
-        }
+/// Deletes the object `key` without a version. It is hidden if the bucket keeps versions, or if the server reports a
+/// delete marker. One that does not exist counts as deleted.
+pub(super) fn delete_or_hide(client: &Client, key: &str, has_versions: bool) -> Result<Deletion> {
+    let response = client.send(&Request { method: "DELETE", key, ..Request::default() })?;
+    Ok(match has_versions || response.header("x-amz-delete-marker") == "true" {
+        true => Deletion::Hidden,
+        false => Deletion::Deleted,
+    })
+}
+
+fn delete_version(client: &Client, key: &str, version: &str) -> Result<()> {
+    let query = vec![("versionId", version.to_owned())];
+    client.send(&Request { method: "DELETE", key, query, ..Request::default() }).map(|_| ())
+}
+
+/// Reads a setting of the bucket, which is the document `root`. Returns `None` if it is not set, if the server does not
+/// support it, or if the access key may not read it.
+fn setting<T: serde::de::DeserializeOwned>(
+    client: &Client,
+    name: &'static str,
+    root: &str,
+) -> Result<Option<T>> {
+    let query = vec![(name, String::new())];
+    match client.send(&Request { method: "GET", query, ..Request::default() }) {
+        Ok(response) => response.xml(root).map(Some),
+        Err(error) => match error.downcast_ref::<RequestError>() {
+            Some(cause) if cause.is_not_implemented() || cause.is_refusal() => Ok(None),
+            _ => bail!(error),
+        },
     }
 }
 

@@ -3,8 +3,9 @@
 //! Several servers accept the header and ignore it: Ceph RGW 16, versitygw 1.8.0, s3rver and rclone 1.76.0. An archive
 //! is never sent before the server has shown that it encrypts.
 
-use super::client::{S3Client, S3Request, S3Response};
 use crate::error::Refusal;
+use crate::store::cloud::client::{Client, Response};
+use crate::store::cloud::service::Request;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
@@ -69,7 +70,7 @@ impl RequestedEncryption {
     /// that started the upload. MinIO sends no report at that time, so a small object is stored as a test.
     pub fn check_before_upload(
         &self,
-        client: &S3Client,
+        client: &Client,
         url: &str,
         key: &str,
         started: &ReportedEncryption,
@@ -85,16 +86,16 @@ impl RequestedEncryption {
     }
 
     /// Stores a small object next to `key` with the same headers, and returns the server's report for it.
-    fn probe(&self, client: &S3Client, key: &str) -> Result<ReportedEncryption> {
+    fn probe(&self, client: &Client, key: &str) -> Result<ReportedEncryption> {
         let probe = format!("{key}{PROBE_SUFFIX}");
         let (headers, body) = (self.headers().collect(), b"whether this server encrypts\n");
-        client.send(&S3Request { method: "PUT", key: &probe, headers, body, ..S3Request::default() })?;
-        let head = client.send(&S3Request { method: "HEAD", key: &probe, ..S3Request::default() });
+        client.send(&Request { method: "PUT", key: &probe, headers, body, ..Request::default() })?;
+        let head = client.send(&Request { method: "HEAD", key: &probe, ..Request::default() });
         let version = head.as_ref().map(|head| head.header("x-amz-version-id")).unwrap_or_default();
         let delete = |version: &str| {
             let query =
                 (!version.is_empty()).then(|| ("versionId", version.to_owned())).into_iter().collect();
-            let request = S3Request { method: "DELETE", key: &probe, query, ..S3Request::default() };
+            let request = Request { method: "DELETE", key: &probe, query, ..Request::default() };
             client.send_despite_interrupt(&request)
         };
         // The access key may be allowed to write but not to delete. The probe then stays, and the upload continues.
@@ -107,7 +108,7 @@ impl RequestedEncryption {
 
 impl ReportedEncryption {
     /// Returns the report in a response.
-    pub fn in_response(response: &S3Response) -> Self {
+    pub fn in_response(response: &Response) -> Self {
         let header = |name: &str| response.header(name).to_owned();
         Self { method: header(METHOD_HEADER), key: header(KEY_HEADER) }
     }

@@ -2,12 +2,14 @@
 //!
 //! Built with the feature `fuzz` alone, and in no package.
 
-use super::bucket::Bucket;
-use super::client::S3Client;
 use super::config::S3Config;
 use super::credentials::{CredentialSource, Credentials};
-use super::http::Http;
+use super::protocol::S3Protocol;
+use super::service::S3Service;
 use crate::store::BlobStore;
+use crate::store::cloud::bucket::Bucket;
+use crate::store::cloud::client::Client;
+use crate::store::cloud::http::Http;
 use crate::system::clock::Clock;
 use crate::system::digest::hex;
 use crate::system::secret::Secret;
@@ -152,8 +154,11 @@ fn prepare(bytes: &[u8]) -> Option<(Bucket, File, String)> {
     };
     let source = CredentialSource::Environment(Box::new(credentials));
     let clock = Clock::at(Timestamp::UNIX_EPOCH);
-    let client = S3Client::new(config.server().ok()?, source, Http::with_agent(agent), clock);
+    let client =
+        Client::new(Box::new(S3Service::new(config.server().ok()?, source)), Http::with_agent(agent), clock);
     let mut content = File::from(memfd_create("content", MemfdFlags::CLOEXEC).ok()?);
     content.write_all(CONTENT).ok()?;
-    Some((Bucket::with_client(client, &config), content, hex(&Sha256::digest(CONTENT))))
+    let bucket =
+        Bucket::new(Arc::new(client), Box::new(S3Protocol::default()), config.prefix(), config.url());
+    Some((bucket, content, hex(&Sha256::digest(CONTENT))))
 }

@@ -4,9 +4,8 @@
 //! They are never put into the URL: proxies and servers log URLs, and a signed one grants access for a while.
 
 use super::credentials::Credentials;
-use super::endpoint::encode_query_part;
-use crate::system::digest::hex;
-use hmac::{Hmac, KeyInit, Mac};
+use crate::store::cloud::server::encode_query;
+use crate::system::digest::{hex, hmac_sha256};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use sha2::{Digest, Sha256};
@@ -29,15 +28,6 @@ pub(super) struct Unsigned<'a> {
     pub body: Option<&'a [u8]>,
     /// The region in the signature: Amazon's name of it, and `us-east-1` for most other servers.
     pub region: &'a str,
-}
-
-/// Encodes and sorts a query, as it is both signed and sent.
-pub(super) fn encode_query(pairs: &[(&str, String)]) -> String {
-    let pair =
-        |(name, value): &(&str, String)| format!("{}={}", encode_query_part(name), encode_query_part(value));
-    let mut encoded: Vec<String> = pairs.iter().map(pair).collect();
-    encoded.sort();
-    encoded.join("&")
 }
 
 /// Returns the headers to send in addition to the given ones: date, hash of the body, session token and signature.
@@ -76,13 +66,6 @@ pub(super) fn signature(
         ),
     ));
     added
-}
-
-fn hmac_sha256(key: &[u8], message: &[u8]) -> Vec<u8> {
-    // HMAC accepts keys of any length, so this cannot fail.
-    let Ok(mut hmac) = Hmac::<Sha256>::new_from_slice(key) else { return Vec::new() };
-    hmac.update(message);
-    hmac.finalize().into_bytes().to_vec()
 }
 
 #[cfg(test)]
@@ -136,14 +119,6 @@ mod tests {
         assert_eq!(
             sign_example("GET", "/", &[("prefix", "J".into()), ("max-keys", "2".into())], &[], b""),
             "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"
-        );
-    }
-
-    #[test]
-    fn a_query_is_sorted_and_fully_encoded() {
-        assert_eq!(
-            encode_query(&[("prefix", "a/b c".into()), ("list-type", "2".into())]),
-            "list-type=2&prefix=a%2Fb%20c"
         );
     }
 }

@@ -3,7 +3,8 @@
 //! It must never remove the parts of an upload that another program may still be sending: only those of a key that is
 //! ours alone, and those that are old.
 
-use super::client::{S3Client, S3Request};
+use crate::store::cloud::client::Client;
+use crate::store::cloud::service::Request;
 use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
@@ -36,13 +37,13 @@ struct Started {
 }
 
 /// Removes the parts of all unfinished uploads to `key`. They stay if the server does not list them.
-pub(super) fn abort(client: &S3Client, key: &str) {
+pub(super) fn abort(client: &Client, key: &str) {
     abort_all(client, key, |started| started.key == key);
 }
 
 /// Removes the parts of old unfinished uploads to the folder of `key`, such as those of a run that was killed before
 /// its archive was deleted.
-pub(super) fn abort_old(client: &S3Client, key: &str) {
+pub(super) fn abort_old(client: &Client, key: &str) {
     let folder = key.rfind('/').map_or("", |slash| &key[..=slash]);
     let now = client.now();
     if !folder.is_empty() {
@@ -57,13 +58,13 @@ pub(super) fn abort_old(client: &S3Client, key: &str) {
 ///
 /// # Errors
 /// Fails if the server refuses, or does not know the upload.
-pub(super) fn abort_one(client: &S3Client, key: &str, id: &str) -> Result<()> {
+pub(super) fn abort_one(client: &Client, key: &str, id: &str) -> Result<()> {
     let query = vec![("uploadId", id.to_owned())];
-    let request = S3Request { method: "DELETE", key, query, ..S3Request::default() };
+    let request = Request { method: "DELETE", key, query, ..Request::default() };
     client.send_despite_interrupt(&request).map(|_| ())
 }
 
-fn abort_all(client: &S3Client, prefix: &str, is_meant: impl Fn(&Started) -> bool) {
+fn abort_all(client: &Client, prefix: &str, is_meant: impl Fn(&Started) -> bool) {
     let (mut key_marker, mut id_marker) = (String::new(), String::new());
     for _ in 0..MAX_PAGES {
         // If the server cannot list uploads, or the access key may not, the parts stay.
@@ -80,13 +81,11 @@ fn abort_all(client: &S3Client, prefix: &str, is_meant: impl Fn(&Started) -> boo
     }
 }
 
-fn page(client: &S3Client, prefix: &str, key_marker: &str, id_marker: &str) -> Result<Page> {
+fn page(client: &Client, prefix: &str, key_marker: &str, id_marker: &str) -> Result<Page> {
     let mut query = vec![("uploads", String::new()), ("prefix", prefix.to_owned())];
     if !key_marker.is_empty() {
         query.push(("key-marker", key_marker.to_owned()));
         query.push(("upload-id-marker", id_marker.to_owned()));
     }
-    client
-        .send(&S3Request { method: "GET", query, ..S3Request::default() })?
-        .xml("ListMultipartUploadsResult")
+    client.send(&Request { method: "GET", query, ..Request::default() })?.xml("ListMultipartUploadsResult")
 }

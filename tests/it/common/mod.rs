@@ -4,12 +4,13 @@
 //!   reads and writes their keys, `cluster` joins several of them, and `tls` creates their certificates.
 //! - `command` runs our programs and keeps their output. `tools` replaces the etcd tools by stand-ins.
 //! - `unit` is a fake Juju unit, with fake hook tools.
-//! - `s3` starts a real S3 server, and a proxy that injects faults.
+//! - `s3` starts a real S3 server, and a proxy that injects faults. `clouds` starts an emulator of Azure or Google.
 //! - `tracer` stops a program at its system calls. `process_tracer` follows all of its children.
 //!
 //! `harness_etcd` and `unit_holds` test the harness itself.
 
 pub mod client;
+pub mod clouds;
 pub mod cluster;
 pub mod command;
 pub mod deadlines;

@@ -19,7 +19,7 @@ pub struct Proxies {
 
 impl Proxies {
     /// Returns the environment's proxy for `host`.
-    pub(super) fn for_host(&self, host: &str, tls: bool) -> Option<&Secret> {
+    pub(in crate::store) fn for_host(&self, host: &str, tls: bool) -> Option<&Secret> {
         let url = if tls { &self.https } else { &self.http };
         url.as_ref().filter(|_| !is_exempt(without_port(host), &self.exempt))
     }
@@ -38,7 +38,7 @@ impl Proxies {
 }
 
 /// Returns whether a proxy's URL holds a user, and perhaps a password.
-pub(super) fn has_login(url: &str) -> bool {
+pub(in crate::store) fn has_login(url: &str) -> bool {
     url.contains('@')
 }
 
@@ -47,7 +47,7 @@ pub(super) fn has_login(url: &str) -> bool {
 ///
 /// # Errors
 /// Refuses a proxy with a URL that cannot be used, and one in the settings that holds a login.
-pub(super) fn choose(
+pub(in crate::store) fn choose(
     host: &str,
     tls: bool,
     configured: Option<&str>,

@@ -2,15 +2,15 @@
 //!
 //! It must never hold more than [`MAX_MEMORY`] bytes of parts, and never leave a thread running.
 
-use super::client::{S3Client, S3Request};
 use super::object::{ObjectReader, PART_SIZE};
+use super::service::OnSent;
 use super::transport::ABANDONED;
 use crate::archive::human_size;
 use crate::progress::{Progress, Sink};
 use crate::store::ContentChanged;
 use crate::system::digest::hex;
 use crate::system::threads::{join, spawn_scoped};
-use anyhow::{Context, Error, Result, bail, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use base64ct::{Base64, Encoding};
 use md5::Md5;
 use sha2::{Digest, Sha256};
@@ -21,7 +21,7 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-/// S3's limit on the parts of one object.
+/// S3's limit on the parts of one object. Azure's is higher.
 const MAX_PARTS: u64 = 10_000;
 /// The most parts that are sent at a time, as in other programs for S3.
 const SENDERS: u64 = 4;
@@ -32,16 +32,17 @@ const MAX_MEMORY: u64 = 64 << 20;
 const MIB: u64 = 1 << 20;
 
 /// A file that is sent in parts.
-pub(super) struct Parts<'a> {
-    pub client: &'a S3Client,
-    pub key: &'a str,
-    /// The id of the upload.
-    pub id: &'a str,
+pub(in crate::store) struct Parts<'a> {
     pub file: &'a File,
     pub size: u64,
     /// The SHA-256 of the file when it was made.
     pub sha256: &'a str,
+    /// Sends one part. Returns the name by which the server knows it.
+    pub send_one: &'a SendPart<'a>,
 }
+
+/// Sends the part with this number, counted from 1, and this body.
+pub(in crate::store) type SendPart<'a> = dyn Fn(u64, &[u8], &OnSent<'_>) -> Result<String> + Sync + 'a;
 
 /// A part that has been read.
 struct Part {
@@ -54,7 +55,7 @@ struct Part {
 type Sent = (u64, u64);
 
 impl Parts<'_> {
-    /// Sends all parts, and reports how many bytes were sent. Returns their ETags.
+    /// Sends all parts, and reports how many bytes were sent. Returns the names that the server gave them.
     ///
     /// # Errors
     /// Fails with the first error of any part. The cause is [`ContentChanged`] if the file has another hash.
@@ -64,7 +65,7 @@ impl Parts<'_> {
         let (hand_over, parts) = mpsc::sync_channel(0);
         let (parts, failed) = (Arc::new(Mutex::new(parts)), &FirstError::default());
         let (report, sent) = mpsc::channel();
-        let etags = thread::scope(|scope| {
+        let names = thread::scope(|scope| {
             let reader = spawn_scoped(scope, "read", move || self.read(&hand_over, failed))?;
             let threads: Vec<_> = (0..senders)
                 .map(|_| {
@@ -75,18 +76,18 @@ impl Parts<'_> {
             // The reader ends if no sender is left, and the reports end with the last sender.
             drop((parts, report));
             self.report(&sent, progress);
-            let mut etags = Vec::new();
+            let mut names = Vec::new();
             for thread in threads {
-                etags.extend(thread.and_then(join)?);
+                names.extend(thread.and_then(join)?);
             }
             join(reader)?;
-            Ok::<_, Error>(etags)
+            Ok::<_, Error>(names)
         });
         failed.take().map_or(Ok(()), Err)?;
-        let mut etags = etags?;
-        etags.sort_unstable();
-        ensure!(etags.len() as u64 == count, "{} of {count} parts were sent", etags.len());
-        Ok(etags.into_iter().map(|(_, etag)| etag).collect())
+        let mut names = names?;
+        names.sort_unstable();
+        ensure!(names.len() as u64 == count, "{} of {count} parts were sent", names.len());
+        Ok(names.into_iter().map(|(_, name)| name).collect())
     }
 
     fn length(&self) -> u64 {
@@ -119,23 +120,23 @@ impl Parts<'_> {
         Ok(())
     }
 
-    /// Sends parts until there are no more, or until any part fails. Returns the numbers and ETags of those sent.
+    /// Sends parts until there are no more, or until any part fails. Returns the numbers and names of those sent.
     fn send_some(
         &self,
         parts: &Mutex<Receiver<Part>>,
         report: &Sender<Sent>,
         failed: &FirstError,
     ) -> Vec<(u64, String)> {
-        let mut etags = Vec::new();
+        let mut names = Vec::new();
         loop {
             let next = parts.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(part) = next else { return etags };
+            let Ok(part) = next else { return names };
             if failed.is_set() {
                 // The other parts are only taken from the reader, so that it ends.
                 continue;
             }
             match self.send_one(&part, report, failed) {
-                Ok(etag) => etags.push((part.number, etag)),
+                Ok(name) => names.push((part.number, name)),
                 Err(error) => failed.set(error.context(self.describe(&part))),
             }
         }
@@ -149,19 +150,9 @@ impl Parts<'_> {
                 false => Ok(()),
             }
         };
-        let response = self.client.send(&S3Request {
-            method: "PUT",
-            key: self.key,
-            query: vec![("partNumber", part.number.to_string()), ("uploadId", self.id.to_owned())],
-            headers: vec![("content-md5", md5_of(&part.body))],
-            body: &part.body,
-            on_sent: Some(&on_sent),
-        })?;
+        let name = (self.send_one)(part.number, &part.body, &on_sent)?;
         let _ = report.send((part.number, part.body.len() as u64));
-        match response.header("etag") {
-            "" => bail!("the server's answer has no ETag"),
-            etag => Ok(etag.to_owned()),
-        }
+        Ok(name)
     }
 
     fn describe(&self, part: &Part) -> String {
@@ -207,7 +198,7 @@ impl FirstError {
 ///
 /// # Errors
 /// Fails if a part cannot be fetched.
-pub(super) fn fetch_in_order(object: &ObjectReader, on_part: &mut dyn FnMut(&[u8])) -> Result<()> {
+pub(in crate::store) fn fetch_in_order(object: &ObjectReader, on_part: &mut dyn FnMut(&[u8])) -> Result<()> {
     let count = object.size().div_ceil(PART_SIZE);
     let fetchers = FETCHERS.min(count).max(1);
     thread::scope(|scope| {
@@ -238,7 +229,7 @@ fn part_length(size: u64) -> u64 {
 }
 
 /// Returns the checksum that every server knows, and that buckets with object lock require.
-pub(super) fn md5_of(body: &[u8]) -> String {
+pub(in crate::store) fn md5_of(body: &[u8]) -> String {
     Base64::encode_string(&Md5::digest(body))
 }
 

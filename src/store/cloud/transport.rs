@@ -31,13 +31,13 @@ const MAX_ADDRESSES: usize = 4;
 /// The first bytes of a TLS alert: what a server that expects TLS may answer to plain HTTP.
 const TLS_ALERT: [u8; 2] = [0x15, 3];
 /// The text of the error for such an answer.
-pub(super) const ANSWERED_TLS: &str = "the server answered with TLS";
+pub(in crate::store) const ANSWERED_TLS: &str = "the server answered with TLS";
 /// The text of the error of a request that is no longer needed, because another one has failed.
-pub(super) const ABANDONED: &str = "abandoned, because another request failed";
+pub(in crate::store) const ABANDONED: &str = "abandoned, because another request failed";
 
 /// What a signal means for a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum OnSignal {
+pub(in crate::store) enum OnSignal {
     /// Every wait ends.
     Stop,
     /// Waits may go on for [`GRACE`] in all, to remove what is not finished.
@@ -59,7 +59,7 @@ impl OnSignal {
 }
 
 /// Makes an agent whose waits end on a signal.
-pub(super) fn agent(config: Config, on_signal: OnSignal) -> Agent {
+pub(in crate::store) fn agent(config: Config, on_signal: OnSignal) -> Agent {
     let connector = ConnectProxyConnector::default()
         .chain(TcpConnector(on_signal))
         .chain(RustlsConnector::default())
@@ -254,7 +254,7 @@ impl Debug for TcpConnection {
 }
 
 /// Returns whether an error says that the server was silent for too long.
-pub(super) fn is_stall(error: &Error) -> bool {
+pub(in crate::store) fn is_stall(error: &Error) -> bool {
     let reasons = [Timeout::PerRead, Timeout::PerWrite, Timeout::RecvResponse, Timeout::PerCall];
     matches!(error, Error::Timeout(reason) if reasons.contains(reason))
 }

@@ -13,7 +13,7 @@ const STATUS_CLASS_END: usize = 10;
 
 /// Makes connections that read an early answer. It is the last of a chain, because it reads HTTP in clear.
 #[derive(Debug)]
-pub(super) struct EarlyAnswers;
+pub(in crate::store) struct EarlyAnswers;
 
 impl<In: Transport> Connector<In> for EarlyAnswers {
     type Out = AnswerReader<In>;
@@ -25,7 +25,7 @@ impl<In: Transport> Connector<In> for EarlyAnswers {
 
 /// A connection. After the server has closed it, the rest of the request is dropped, and the answer is read.
 #[derive(Debug)]
-pub(super) struct AnswerReader<T> {
+pub(in crate::store) struct AnswerReader<T> {
     transport: T,
     /// The error of the first write that failed, until the beginning of the answer was read.
     write_error: Option<IoError>,
@@ -83,7 +83,7 @@ impl<T: Transport> Transport for AnswerReader<T> {
 }
 
 /// Returns whether a write failed because the server has closed the connection.
-pub(super) fn is_closed_by_server(error: &IoError) -> bool {
+pub(in crate::store) fn is_closed_by_server(error: &IoError) -> bool {
     matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
 }
 

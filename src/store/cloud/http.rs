@@ -22,7 +22,7 @@ use ureq::{Agent, SendBody};
 /// The timeout of a name lookup, and of connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a server may be silent, unless the settings name another time.
-pub(super) const DEFAULT_STALL_TIMEOUT: Duration = Duration::from_secs(60);
+pub(in crate::store) const DEFAULT_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many times as long a server may be silent while it joins the parts of an upload, which may be thousands.
 const JOINING: u32 = 5;
 /// The longest time for one request. Within it, eight mebibytes arrive even at three kilobytes per second, and a
@@ -36,7 +36,7 @@ const SYSTEM_AUTHORITIES: [&str; 2] =
 
 /// Sends requests, and takes the responses of a server that may be slow or silent.
 #[derive(Debug)]
-pub(super) struct Http {
+pub(in crate::store) struct Http {
     /// For requests that a signal ends.
     agent: Agent,
     /// For requests that remove what is not finished, also after a signal.
@@ -166,18 +166,23 @@ fn authorities(file: &Path) -> Result<Vec<Certificate<'static>>> {
 }
 
 /// Returns the value of a header. Empty if the response has no such header.
-pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+pub(in crate::store) fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 /// Parses a date as HTTP writes it: `Fri, 20 Nov 2026 20:00:00 GMT`.
-pub(super) fn parse_date(text: &str) -> Option<Timestamp> {
+pub(in crate::store) fn parse_date(text: &str) -> Option<Timestamp> {
     jiff::fmt::rfc2822::parse(text).ok().map(|date| date.timestamp())
+}
+
+/// Formats a date as HTTP writes it.
+pub(in crate::store) fn format_date(time: Timestamp) -> String {
+    time.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
 /// Why a request got no response.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(in crate::store) enum Cause {
     /// A reason that may not last.
     #[default]
     Other,
@@ -198,7 +203,7 @@ pub(super) enum Cause {
 }
 
 /// Describes why a request got no response, in terms for operators instead of the library's message.
-pub(super) fn describe_error(error: &ureq::Error) -> (Cause, String) {
+pub(in crate::store) fn describe_error(error: &ureq::Error) -> (Cause, String) {
     let text = match error {
         ureq::Error::Io(error) => without_error_number(&error.to_string()),
         other => other.to_string(),

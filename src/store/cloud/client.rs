@@ -1,21 +1,19 @@
-//! Requests to a bucket: signed, sent, and repeated if that may help.
+//! Requests to a storage service: authorized, sent, and repeated if that may help.
 //!
-//! It must never hold more than one part in memory, or print a signed header.
+//! It must never hold more than one part in memory, or print a header or a URL that authorizes a request.
 
-use super::credentials::{CredentialSource, Credentials};
-use super::endpoint::Endpoint;
-use super::error::{S3Error, is_error_document, is_page, one_line, root_element};
+use super::error::{RequestError, is_error_document, is_page, one_line, root_element};
 use super::http::{Http, header};
-use super::sign::{Unsigned, encode_query, signature};
+use super::service::{Authorized, OnSent, Request, Service};
 use super::transport::OnSignal;
 use crate::system::clock::Clock;
 use crate::system::{interrupt, random};
 use anyhow::{Context, Result, bail};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use std::io::{self, Read};
-use std::sync::Mutex;
 use std::time::Duration;
-use ureq::http::{HeaderMap, Request, Response};
+use ureq::http;
+use ureq::http::{HeaderMap, StatusCode};
 
 /// The number of attempts before the failure of a request is reported.
 const ATTEMPTS: u32 = 5;
@@ -29,52 +27,34 @@ const MAX_PAUSE: Duration = Duration::from_millis(if cfg!(feature = "fuzz") { 4 
 const MAX_RESPONSE: u64 = 17 << 20;
 /// Documents, and what some servers call them instead: moto, as Amazon's first interface did.
 const OTHER_NAMES: [(&str, &str); 1] = [("VersioningConfiguration", "GetBucketVersioningResponse")];
-/// A temporary access key is fetched again if it expires sooner than this.
-const MIN_KEY_LIFETIME: SignedDuration = SignedDuration::from_mins(5);
 
 /// Sends requests to one bucket.
 #[derive(Debug)]
-pub(super) struct S3Client {
-    endpoint: Endpoint,
-    source: CredentialSource,
+pub(in crate::store) struct Client {
+    service: Box<dyn Service>,
     http: Http,
-    credentials: Mutex<Option<Credentials>>,
     clock: Clock,
-}
-
-/// Receives the number of bytes of a body that were sent.
-pub(super) type OnSent<'a> = dyn Fn(u64) -> io::Result<()> + 'a;
-
-/// A request.
-#[derive(Default)]
-pub(super) struct S3Request<'a> {
-    /// `GET`, `PUT`…
-    pub method: &'static str,
-    /// The key of the object. Empty for the bucket.
-    pub key: &'a str,
-    /// Names and values of the query, not encoded.
-    pub query: Vec<(&'static str, String)>,
-    /// Headers. Their names are in lower case.
-    pub headers: Vec<(&'static str, String)>,
-    /// The body.
-    pub body: &'a [u8],
-    /// Called with the number of bytes of the body that were sent. Starts again with each attempt. An error ends the
-    /// attempt.
-    pub on_sent: Option<&'a OnSent<'a>>,
 }
 
 /// A response that is not an error.
 #[derive(Debug)]
-pub(super) struct S3Response {
+pub(in crate::store) struct Response {
+    service: &'static str,
+    status: StatusCode,
     headers: HeaderMap,
     /// The whole body.
     pub body: Vec<u8>,
 }
 
-impl S3Response {
+impl Response {
     /// Returns the value of a header. Empty if the response has no such header.
     pub fn header(&self, name: &str) -> &str {
         header(&self.headers, name)
+    }
+
+    /// Returns the status.
+    pub fn status(&self) -> StatusCode {
+        self.status
     }
 
     /// Parses the body as the XML document `root`, or as one with a name that some servers give it.
@@ -86,28 +66,43 @@ impl S3Response {
             name == root || OTHER_NAMES.iter().any(|(known, other)| (*known, *other) == (root, name))
         };
         let text = std::str::from_utf8(&self.body).context("the server's answer is not text")?;
+        let text = text.trim_start_matches('\u{feff}');
         match root_element(text) {
-            Some(name) if is_expected(name) => {
-                quick_xml::de::from_str(text).context("the server's answer is not the XML that S3 defines")
-            }
+            Some(name) if is_expected(name) => quick_xml::de::from_str(text)
+                .with_context(|| format!("the server's answer is not the XML that {} defines", self.service)),
             Some(other) => bail!(
                 "the server answered with the document {:?} instead of {root}; check bucket, endpoint and style",
                 one_line(other)
             ),
-            None => bail!("the server's answer is not an S3 document; check the endpoint"),
+            None => bail!("the server's answer is not an {} document; check the endpoint", self.service),
         }
+    }
+
+    /// Parses the body as JSON.
+    ///
+    /// # Errors
+    /// Fails if the body is something else: the server did not answer this request.
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_slice(&self.body).ok().with_context(|| {
+            format!("the server's answer is not the JSON that {} defines; check the endpoint", self.service)
+        })
     }
 }
 
-impl S3Client {
-    /// Creates a client. Its signatures have the time of `clock`.
-    pub fn new(endpoint: Endpoint, source: CredentialSource, http: Http, clock: Clock) -> Self {
-        Self { endpoint, source, http, credentials: Mutex::new(None), clock }
+impl Client {
+    /// Creates a client. Its requests have the time of `clock`.
+    pub fn new(service: Box<dyn Service>, http: Http, clock: Clock) -> Self {
+        Self { service, http, clock }
+    }
+
+    /// Returns the protocol of the server.
+    pub fn service(&self) -> &dyn Service {
+        &*self.service
     }
 
     /// Sends a request up to [`ATTEMPTS`] times, or up to [`STALLED_ATTEMPTS`] times if the server does not answer. The
-    /// server's own error is an [`S3Error`].
-    pub fn send(&self, request: &S3Request<'_>) -> Result<S3Response> {
+    /// server's own error is an [`RequestError`].
+    pub fn send(&self, request: &Request<'_>) -> Result<Response> {
         let mut attempts = 1;
         loop {
             let error = match self.attempt(request, OnSignal::Stop)? {
@@ -125,16 +120,16 @@ impl S3Client {
 
     /// Sends a request once, even if a signal has arrived: for cleaning up. After a signal, all such requests together
     /// have less than a second.
-    pub fn send_despite_interrupt(&self, request: &S3Request<'_>) -> Result<S3Response> {
+    pub fn send_despite_interrupt(&self, request: &Request<'_>) -> Result<Response> {
         Ok(self.attempt(request, OnSignal::CleanUp)??)
     }
 
     /// Sends a request once. The outer error is one that no further attempt can avoid.
-    fn attempt(&self, request: &S3Request<'_>, on_signal: OnSignal) -> Result<Result<S3Response, S3Error>> {
+    fn attempt(&self, request: &Request<'_>, on_signal: OnSignal) -> Result<Result<Response, RequestError>> {
         let check = || if on_signal == OnSignal::Stop { interrupt::check() } else { Ok(()) };
         check()?;
         let now = self.clock.now();
-        let server = self.endpoint.server();
+        let server = self.service.server();
         let response = self.transmit(request, now, on_signal)?;
         let received = response.and_then(|response| {
             let (parts, body) = response.into_parts();
@@ -144,41 +139,30 @@ impl S3Client {
             Ok(received) => received,
             Err(error) => {
                 check()?;
-                return Ok(Err(S3Error::without_response(server, &error)));
+                return Ok(Err(RequestError::without_response(server, &error)));
             }
         };
-        let is_success = parts.status.is_success() && !is_error_document(request.method, &body);
+        let is_success =
+            self.service.is_success(request, parts.status) && !is_error_document(request.method, &body);
         let is_page = is_page(request.method, parts.status.as_u16(), &parts.headers, &body);
         if is_success && !is_page {
-            return Ok(Ok(S3Response { headers: parts.headers, body }));
+            let (service, status) = (self.service.name(), parts.status);
+            return Ok(Ok(Response { service, status, headers: parts.headers, body }));
         }
-        Ok(Err(S3Error::from_response(server, parts.status.as_u16(), &parts.headers, &body, now)
-            .of_page(is_page)
-            .about_bucket(self.endpoint.bucket())))
+        let error =
+            RequestError::from_response(&*self.service, parts.status.as_u16(), &parts.headers, &body, now);
+        Ok(Err(error.of_page(is_page)))
     }
 
-    /// Signs and sends a request. Returns the head of the response, or why there is none.
+    /// Authorizes and sends a request. Returns the head of the response, or why there is none.
     fn transmit(
         &self,
-        request: &S3Request<'_>,
+        request: &Request<'_>,
         now: Timestamp,
         on_signal: OnSignal,
-    ) -> Result<Result<Response<ureq::Body>, ureq::Error>> {
-        let credentials = self.credentials(now)?;
-        let path = self.endpoint.path(request.key);
-        let mut headers = vec![("host", self.endpoint.host().to_owned())];
-        headers.extend(request.headers.iter().cloned());
-        let unsigned = Unsigned {
-            method: request.method,
-            path: &path,
-            query: &request.query,
-            headers: &headers,
-            body: self.must_sign_body(request).then_some(request.body),
-            region: self.endpoint.region(),
-        };
-        headers.extend(signature(&unsigned, &credentials, now));
-        let url = self.endpoint.url(&path, &encode_query(&request.query));
-        let mut builder = Request::builder().method(request.method).uri(url);
+    ) -> Result<Result<http::Response<ureq::Body>, ureq::Error>> {
+        let Authorized { url, headers } = self.service.authorize(request, now)?;
+        let mut builder = http::Request::builder().method(request.method).uri(url);
         for (name, value) in &headers {
             builder = builder.header(*name, value.as_str());
         }
@@ -187,32 +171,12 @@ impl S3Client {
         }
         let mut body = RequestBody { rest: request.body, size: request.body.len(), on_sent: request.on_sent };
         let builder = builder.header("content-length", request.body.len());
-        let is_joining = request.method == "POST" && !request.body.is_empty();
-        Ok(self.http.send_body(builder, &mut body, is_joining, on_signal))
-    }
-
-    /// Returns whether the signature has to cover the body. Other programs do not let it if TLS protects the body, or if
-    /// the body does not leave this machine: to hash each part takes longer than to send it. A checksum in the request
-    /// must protect the body then, and what was uploaded is read back anyway.
-    fn must_sign_body(&self, request: &S3Request<'_>) -> bool {
-        let has_checksum = request.headers.iter().any(|(name, _)| *name == "content-md5");
-        !has_checksum || !(self.endpoint.is_tls() || self.endpoint.is_loopback())
+        Ok(self.http.send_body(builder, &mut body, request.is_joining, on_signal))
     }
 
     /// Returns the time of requests.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
-    }
-
-    fn credentials(&self, now: Timestamp) -> Result<Credentials> {
-        let Ok(mut cached) = self.credentials.lock() else { bail!("another thread of this program failed") };
-        let expires_soon = |credentials: &Credentials| {
-            credentials.expires.is_some_and(|end| now.duration_until(end) < MIN_KEY_LIFETIME)
-        };
-        if let Some(credentials) = cached.as_ref().filter(|credentials| !expires_soon(credentials)) {
-            return Ok(credentials.clone());
-        }
-        Ok(cached.insert(self.source.credentials()?).clone())
     }
 }
 

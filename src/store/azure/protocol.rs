@@ -1,0 +1,76 @@
+//! Azure Blob Storage as a [`Protocol`].
+
+use super::config::AzureConfig;
+use super::credentials::CredentialFile;
+use super::listing;
+use super::object;
+use super::service::AzureService;
+use super::upload::AzureUpload;
+use crate::error::Refusal;
+use crate::progress::Sink;
+use crate::store::cloud::bucket::Bucket;
+use crate::store::cloud::client::Client;
+use crate::store::cloud::connection::in_destination;
+use crate::store::cloud::object::ObjectHead;
+use crate::store::cloud::protocol::{Protocol, Upload};
+use crate::store::cloud::proxy::Proxies;
+use crate::store::cloud::service::Request;
+use crate::store::{Blob, Deletion};
+use crate::system::clock::Clock;
+use anyhow::Result;
+use std::sync::Arc;
+
+/// The requests of Azure Blob Storage.
+#[derive(Debug)]
+struct AzureProtocol;
+
+/// Prepares access to the container of the destination `name`. Sends no request.
+///
+/// # Errors
+/// Refuses a configuration that cannot be used.
+pub fn open(name: &str, config: &AzureConfig, proxies: &Proxies, clock: Clock) -> Result<Bucket> {
+    prepare(config, proxies, clock).map_err(|error| in_destination(name, error))
+}
+
+fn prepare(config: &AzureConfig, proxies: &Proxies, clock: Clock) -> Result<Bucket> {
+    config.check()?;
+    let server = config.server()?;
+    let file = match (&config.key_file, &config.sas_file) {
+        (Some(key), _) => CredentialFile::Key(key.clone()),
+        (None, Some(sas)) => CredentialFile::Sas(sas.clone()),
+        (None, None) => return Err(Refusal::new("it has no key", "set its key-file or sas-file").into()),
+    };
+    let http = config.connection().http(&server, proxies)?;
+    let path = config.container_path(&server);
+    let service = AzureService::new(server, &config.account, path, file);
+    let client = Arc::new(Client::new(Box::new(service), http, clock));
+    Ok(Bucket::new(client, Box::new(AzureProtocol), config.prefix(), config.url()))
+}
+
+impl Protocol for AzureProtocol {
+    fn list(&self, client: &Client, prefix: &str) -> Result<Vec<Blob>> {
+        listing::list(client, prefix)
+    }
+
+    fn head(&self, client: &Client, key: &str) -> Result<Option<ObjectHead>> {
+        object::head(client, key)
+    }
+
+    fn send(&self, client: &Client, upload: &Upload<'_>, progress: Sink<'_>) -> Result<bool> {
+        AzureUpload { upload, client }.send(progress).map(|()| true)
+    }
+
+    fn replace_small(&self, client: &Client, key: &str, bytes: &[u8]) -> Result<()> {
+        let headers = vec![("x-ms-blob-type", "BlockBlob".to_owned())];
+        let request = Request { method: "PUT", key, headers, body: bytes, ..Request::default() };
+        client.send(&request).map(|_| ())
+    }
+
+    fn delete(&self, client: &Client, object: &Blob) -> Result<Deletion> {
+        object::delete(client, object)
+    }
+
+    fn delete_small(&self, client: &Client, key: &str) -> Result<()> {
+        object::delete_by_name(client, key)
+    }
+}

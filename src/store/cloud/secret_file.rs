@@ -1,0 +1,47 @@
+//! Files that contain the access to a storage service.
+//!
+//! Must never read one that users other than root can read, or put its content into a message.
+
+use crate::error::Refusal;
+use crate::system::durable::read_small_text;
+use crate::system::secret::Secret;
+use crate::system::trust;
+use anyhow::Result;
+use std::path::Path;
+
+/// A file with a secret.
+pub(in crate::store) struct SecretFile<'a> {
+    pub path: &'a Path,
+    /// Its name in messages, such as `the key file`.
+    pub what: &'static str,
+    /// What it must contain, such as `a key of the storage account`.
+    pub content: &'static str,
+}
+
+impl SecretFile<'_> {
+    /// Returns the refusal of a file that contains something else.
+    pub fn is_invalid(&self) -> Refusal {
+        self.refuse(
+            &format!("does not contain {}", self.content),
+            format!("write {} into it, and nothing else", self.content),
+        )
+    }
+
+    fn refuse(&self, reason: &str, next: String) -> Refusal {
+        Refusal::new(format!("{} {} {reason}", self.what, self.path.display()), next)
+    }
+}
+
+/// Reads a file with a secret.
+///
+/// # Errors
+/// Refuses a file that other users can read, or that does not exist.
+pub(in crate::store) fn read_secret(file: &SecretFile<'_>) -> Result<Secret, Refusal> {
+    let next = || format!("create it with mode 0600 and {} in it", file.content);
+    trust::check_secret(file.path).map_err(|distrust| match distrust.is_missing() {
+        true => file.refuse(&format!("cannot be used: {distrust}"), next()),
+        false => distrust.refusal(file.what),
+    })?;
+    let text = read_small_text(file.path);
+    text.map(Secret::new).map_err(|error| file.refuse(&format!("cannot be read: {error}"), next()))
+}
