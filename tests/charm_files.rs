@@ -53,6 +53,7 @@ fn metadata_has_the_second_format() {
         "description",
         "subordinate",
         "peers",
+        "provides",
         "requires",
         "storage",
         "resources",
@@ -62,8 +63,13 @@ fn metadata_has_the_second_format() {
     assert!(metadata["summary"].as_str().unwrap().len() <= 200);
     assert_eq!(metadata["peers"]["cluster"]["interface"], "etcd");
     assert_eq!(names(&metadata["requires"]), ["certificates", "s3-parameters"].map(str::to_owned).into());
-    for (endpoint, interface) in [("certificates", "tls-certificates"), ("s3-parameters", "s3")] {
-        let relation = metadata["requires"][endpoint].as_object().unwrap();
+    assert_eq!(names(&metadata["provides"]), ["db"].map(str::to_owned).into());
+    for (kind, endpoint, interface) in [
+        ("requires", "certificates", "tls-certificates"),
+        ("requires", "s3-parameters", "s3"),
+        ("provides", "db", "etcd"),
+    ] {
+        let relation = metadata[kind][endpoint].as_object().unwrap();
         has_only(relation, &["interface", "limit", "optional", "scope"], &["interface"]);
         let found = (&relation["interface"], &relation["optional"]);
         assert_eq!(found, (&Value::from(interface), &Value::from(true)));

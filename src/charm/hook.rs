@@ -3,6 +3,9 @@
 use crate::commands::Environment;
 use std::ffi::OsStr;
 
+/// The endpoints in `metadata.yaml` whose hooks the charm runs.
+const RELATIONS: [&str; 4] = ["cluster", "certificates", "db", "s3-parameters"];
+
 /// A hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
@@ -22,7 +25,9 @@ pub enum Hook {
     Stop,
     /// The unit is being removed.
     Remove,
-    /// Time has passed, or a relation, the leader or a secret has changed.
+    /// Some minutes have passed, and no other hook was due.
+    UpdateStatus,
+    /// A relation, the leader or a secret has changed.
     Update,
 }
 
@@ -47,17 +52,16 @@ impl Hook {
             "data-storage-detaching" => Self::StorageDetaching,
             "stop" => Self::Stop,
             "remove" => Self::Remove,
-            "update-status" | "leader-elected" | "secret-changed" => Self::Update,
-            _ if name.starts_with("cluster-relation-") => Self::Update,
-            _ if name.starts_with("s3-parameters-relation-") => Self::Update,
-            _ if name.starts_with("certificates-relation-") => Self::Update,
+            "update-status" => Self::UpdateStatus,
+            "leader-elected" | "secret-changed" => Self::Update,
+            _ if RELATIONS.iter().any(|endpoint| is_of_relation(name, endpoint)) => Self::Update,
             _ => return None,
         })
     }
 
     /// Whether this hook starts a stopped etcd. `StorageAttached` does, because detaching the storage stopped it.
     ///
-    /// `Update` does not: an operator may have stopped etcd to work on its data. `UpgradeCharm` does not either: a refresh
+    /// `Update` and `UpdateStatus` do not: an operator may have stopped etcd to work on its data. `UpgradeCharm` does not either: a refresh
     /// never stops etcd, and `juju attach-resource` runs the same hook, often with etcd stopped before a restore.
     pub fn may_start(self) -> bool {
         matches!(self, Self::Install | Self::Start | Self::StorageAttached)
@@ -67,6 +71,10 @@ impl Hook {
     pub fn removes_unit(self) -> bool {
         matches!(self, Self::Stop | Self::Remove)
     }
+}
+
+fn is_of_relation(hook: &str, endpoint: &str) -> bool {
+    hook.strip_prefix(endpoint).is_some_and(|rest| rest.starts_with("-relation-"))
 }
 
 #[cfg(test)]
@@ -86,6 +94,9 @@ mod tests {
             (&[("JUJU_DISPATCH_PATH", "hooks/data-storage-attached")], Some(Hook::StorageAttached)),
             (&[("JUJU_DISPATCH_PATH", "hooks/s3-parameters-relation-broken")], Some(Hook::Update)),
             (&[("JUJU_DISPATCH_PATH", "hooks/certificates-relation-changed")], Some(Hook::Update)),
+            (&[("JUJU_DISPATCH_PATH", "hooks/db-relation-created")], Some(Hook::Update)),
+            (&[("JUJU_DISPATCH_PATH", "hooks/dbx-relation-created")], None),
+            (&[("JUJU_DISPATCH_PATH", "hooks/update-status")], Some(Hook::UpdateStatus)),
             (&[("JUJU_DISPATCH_PATH", "hooks/secret-changed")], Some(Hook::Update)),
             (&[("JUJU_DISPATCH_PATH", "hooks/collect-metrics")], None),
             (&[("JUJU_DISPATCH_PATH", "hooks/secret-rotate")], None),

@@ -1,15 +1,22 @@
-//! The last part of a hook: the member of this unit in its cluster, and the data for the other units.
+//! The last part of a hook: the member of this unit in its cluster, and the data for the other units and for clients.
 
+use super::certificates::Certificates;
 use super::cluster::apply::{apply, publish as write};
+use super::cluster::client_access::{LeaderView, client_access};
+use super::cluster::databag::{ApplicationData, UnitData};
 use super::cluster::gather::{announced_voters, members};
 use super::cluster::membership::{Change, Served, application_data, changes, strangers, unit_data};
+use super::db_relation;
 use super::facts::Facts;
+use super::hook::Hook;
 use super::listening::own_client;
 use super::report::status_of_error;
+use crate::commands::now;
 use crate::etcd::client::{Client, MembershipRefusal};
 use crate::exchange::Lineage;
 use crate::juju::{Juju, Scope, Status};
 use crate::system::stderr;
+use anyhow::Result;
 use std::time::Duration;
 
 /// How long an etcd that was just started may take to serve.
@@ -20,8 +27,8 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_ROUNDS: usize = 3;
 
 /// Makes the changes of the cluster that this unit has to make, and publishes its data. Returns a status to report if
-/// something is wrong.
-pub fn settle(juju: &Juju, facts: &mut Facts) -> Option<Status> {
+/// something is wrong. `broken` is the relation whose last hook this is.
+pub fn settle(juju: &Juju, facts: &mut Facts, broken: Option<&str>) -> Option<Status> {
     let own =
         own_client(facts.method, facts.options.as_ref().ok(), &facts.certificates, &facts.certificate_dir)?;
     let (mut served, mut problem) = (None, None);
@@ -44,7 +51,7 @@ pub fn settle(juju: &Juju, facts: &mut Facts) -> Option<Status> {
             break;
         }
     }
-    publish(juju, facts, served.as_ref());
+    problem = problem.or(publish(juju, facts, served.as_ref(), broken));
     problem.or_else(|| match strangers(&facts.cluster)[..] {
         [] => None,
         ref names => Some(Status::active(format!(
@@ -67,19 +74,50 @@ fn gather_served(facts: &mut Facts, own: &Client) -> Option<Served> {
     Some(Served { status, heir_of: Lineage::read(&facts.data_dir).own })
 }
 
-/// Publishes the data of this unit and, as the leader, that of the application.
-pub fn publish(juju: &Juju, facts: &Facts, served: Option<&Served>) {
+/// Publishes the data of this unit, as the leader also that of the application, and the data for clients. Returns a status
+/// to report if clients wait in vain.
+pub fn publish(
+    juju: &Juju,
+    facts: &Facts,
+    served: Option<&Served>,
+    broken: Option<&str>,
+) -> Option<Status> {
     let cluster = &facts.cluster;
     let own = unit_data(cluster, served, facts.has_member_dir);
-    let mut published = write(juju, cluster, Scope::Unit, &cluster.own.changes_to(&own));
-    if cluster.is_leader {
-        let application = application_data(cluster, &own);
-        let changes = cluster.application.changes_to(&application);
-        published = published.and_then(|()| write(juju, cluster, Scope::Application, &changes));
-    }
-    if let Err(error) = published {
-        stderr::print(&format!("publishing data for the other units: {error:#}"));
-    }
+    let application = match cluster.is_leader {
+        true => application(facts, &own, served),
+        false => cluster.application.clone(),
+    };
+    let published = || -> Result<Option<Status>> {
+        write(juju, cluster, Scope::Unit, &cluster.own.changes_to(&own))?;
+        write(juju, cluster, Scope::Application, &cluster.application.changes_to(&application))?;
+        db_relation::publish(juju, cluster, application.access.as_ref(), broken)
+    };
+    published().unwrap_or_else(|error| {
+        stderr::print(&format!("publishing data for other units and clients: {error:#}"));
+        None
+    })
+}
+
+/// Returns the data of the application, which this unit publishes as the leader.
+fn application(facts: &Facts, own: &UnitData, served: Option<&Served>) -> ApplicationData {
+    let mut data = application_data(&facts.cluster, own);
+    let files = (facts.certificates == Certificates::All)
+        .then(|| db_relation::read_credentials(&facts.certificate_dir))
+        .transpose();
+    let files = files.unwrap_or_else(|error| {
+        stderr::print(&format!("reading the certificates for clients: {error:#}"));
+        None
+    });
+    let view = LeaderView {
+        own,
+        cluster: data.cluster.as_deref(),
+        version: served.map(|served| served.status.version.as_str()),
+        files,
+        is_settled: facts.hook == Hook::UpdateStatus,
+    };
+    data.access = client_access(&facts.cluster, view, now());
+    data
 }
 
 /// Returns the status after a change that failed, or `None` if the next hook tries again without a word.

@@ -10,6 +10,7 @@ mod certificate_chain;
 mod certificate_files;
 mod certificates;
 mod cluster;
+mod db_relation;
 mod decide;
 mod dispatch;
 mod etcd_config;

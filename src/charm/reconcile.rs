@@ -106,10 +106,10 @@ impl HookRun<'_> {
         }
         let waits = plan.again.then(|| Status::new("waiting", "waiting for etcd to list this unit"));
         if let Some(status) = failed.or(plan.status).or(waits) {
-            members::publish(self.juju, &facts, None);
+            members::publish(self.juju, &facts, None, self.broken_relation());
             return Ok(status);
         }
-        let member_problem = members::settle(self.juju, &mut facts);
+        let member_problem = members::settle(self.juju, &mut facts, self.broken_relation());
         let status = health::report_own_etcd(self.juju, self.environment, &facts, &own)?;
         let status = or_problem(status, member_problem);
         Ok(or_problem(or_problem(status, certificate_problem), problem))

@@ -14,7 +14,7 @@ use std::path::Path;
 use x509_cert::der::oid::ObjectIdentifier;
 use x509_cert::der::{Decode, Encode, SecretDocument};
 use x509_cert::ext::pkix::name::GeneralName;
-use x509_cert::ext::pkix::{ExtendedKeyUsage, SubjectAltName};
+use x509_cert::ext::pkix::{AuthorityKeyIdentifier, ExtendedKeyUsage, SubjectAltName};
 use x509_cert::{Certificate, TbsCertificate};
 
 /// The extended key usages of clients and servers (RFC 5280, 4.2.1.12).
@@ -66,6 +66,12 @@ impl Validity {
         Self::of(&parse_first_certificate(pem)?)
     }
 
+    /// Returns the time after which it should be replaced: at nine tenths of its validity.
+    pub fn renewal_time(&self) -> Timestamp {
+        let tenth = (self.not_after.as_second() - self.not_before.as_second()) / 10;
+        Timestamp::from_second(self.not_after.as_second() - tenth).unwrap_or(self.not_after)
+    }
+
     fn of(certificate: &TbsCertificate) -> Result<Self> {
         let seconds = |time: x509_cert::time::Time| {
             Timestamp::from_second(i64::try_from(time.to_unix_duration().as_secs())?).context("its dates")
@@ -92,6 +98,25 @@ impl Validity {
             ));
         }
         (now > self.not_after).then(|| format!("{cert} expired on {}", self.not_after))
+    }
+}
+
+/// The authority that has issued a certificate: its name, and the identifier of its key if the certificate has that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issuer {
+    name: Vec<u8>,
+    key: Option<Vec<u8>>,
+}
+
+impl Issuer {
+    /// Reads the first certificate in a PEM text.
+    ///
+    /// # Errors
+    /// The text contains no certificate.
+    pub fn parse(pem: &[u8]) -> Result<Self> {
+        let first = parse_first_certificate(pem)?;
+        let key = first.get_extension::<AuthorityKeyIdentifier>()?.and_then(|(_, id)| id.key_identifier);
+        Ok(Self { name: first.issuer().to_der()?, key: key.map(|key| key.as_bytes().to_vec()) })
     }
 }
 

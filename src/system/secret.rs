@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A password or key. It has no `Display`, and its `Debug` does not show the value.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {

@@ -6,6 +6,7 @@ pub mod certificates;
 mod charm;
 mod cluster;
 mod custom_unit;
+mod db_client;
 mod debian;
 mod deployment;
 mod documents;
@@ -66,6 +67,7 @@ const SCENARIOS: &[Scenario] = &[
     ("cluster: three machines", cluster::members),
     ("charm: certificates from a relation", scaling::certificates),
     ("charm: from 1 unit to 3 and back to 1", scaling::grow_and_shrink),
+    ("charm: restored on 1 unit, and grown to 3 again", scaling::restore_and_grow),
     ("documents: every command, typed", documents::typed),
     ("schedule: a timer, from installation to removal", schedule::life),
     ("package: installed, used and removed", package::life),

@@ -1,6 +1,7 @@
 //! The data that units publish in the peer relation: each unit its own, and the leader that of the application. Formats only.
 
 use crate::juju::Databag;
+use crate::system::secret::Secret;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -63,6 +64,40 @@ pub struct KnownUnit {
     pub member: Option<String>,
 }
 
+/// What a client needs to reach the cluster. All units pass it on unchanged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientAccess {
+    /// The URLs of the voters for clients, sorted and separated by commas.
+    pub endpoints: String,
+    /// The version of etcd.
+    pub version: String,
+    /// The certificate and key for clients, and the authority of the servers.
+    pub credentials: ClientCredentials,
+}
+
+/// The certificate and key of clients, in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCredentials {
+    /// The authority of the servers' certificates.
+    pub ca: String,
+    /// The certificate of clients.
+    pub cert: String,
+    /// The key of clients.
+    pub key: Secret,
+}
+
+impl ClientAccess {
+    /// Reads it in the data of the application. `None` if a part is missing.
+    fn read(data: &Databag) -> Option<Self> {
+        let credentials = ClientCredentials {
+            ca: value(data, "client-ca")?,
+            cert: value(data, "client-cert")?,
+            key: Secret::new(value(data, "client-key")?),
+        };
+        Some(Self { endpoints: value(data, "endpoints")?, version: value(data, "version")?, credentials })
+    }
+}
+
 /// The data of the application, which its leader writes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ApplicationData {
@@ -72,6 +107,8 @@ pub struct ApplicationData {
     pub founder: Option<String>,
     /// The units whose members are, or may become, part of the cluster. They show which unit a member belonged to after the unit is removed.
     pub known: BTreeMap<String, KnownUnit>,
+    /// What all units publish for clients. `None` until there is a cluster that clients can reach.
+    pub access: Option<ClientAccess>,
 }
 
 impl ApplicationData {
@@ -82,18 +119,26 @@ impl ApplicationData {
             cluster: value(data, "cluster"),
             founder: value(data, "founder"),
             known: known.unwrap_or_default(),
+            access: ClientAccess::read(data),
         }
     }
 
-    fn pairs(&self) -> [(&'static str, String); 3] {
+    fn pairs(&self) -> [(&'static str, String); 8] {
         let known = match self.known.is_empty() {
             true => String::new(),
             false => serde_json::to_string(&self.known).unwrap_or_default(),
         };
+        let access =
+            |part: fn(&ClientAccess) -> &str| self.access.as_ref().map(part).unwrap_or_default().to_owned();
         [
             ("cluster", self.cluster.clone().unwrap_or_default()),
             ("founder", self.founder.clone().unwrap_or_default()),
             ("known", known),
+            ("endpoints", access(|access| &access.endpoints)),
+            ("version", access(|access| &access.version)),
+            ("client-ca", access(|access| &access.credentials.ca)),
+            ("client-cert", access(|access| &access.credentials.cert)),
+            ("client-key", access(|access| access.credentials.key.reveal())),
         ]
     }
 
@@ -115,11 +160,35 @@ fn value(data: &Databag, key: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::system::secret::Secret;
 
     fn databag(pairs: BTreeMap<String, String>) -> Databag {
         let set = pairs.into_iter().filter(|(_, value)| !value.is_empty());
         set.map(|(key, value)| (key, Secret::new(value))).collect()
+    }
+
+    fn access() -> ClientAccess {
+        ClientAccess {
+            endpoints: "https://10.0.0.1:2379".into(),
+            version: "3.5.16".into(),
+            credentials: ClientCredentials {
+                ca: "CA".into(),
+                cert: "CERT".into(),
+                key: Secret::new("canary"),
+            },
+        }
+    }
+
+    #[test]
+    fn access_with_a_missing_part_counts_as_missing() {
+        let all = ApplicationData { access: Some(access()), ..ApplicationData::default() };
+        let written = ApplicationData::default().changes_to(&all);
+        assert_eq!(written.len(), 5);
+        assert!(!format!("{all:?}").contains("canary"));
+        for key in written.keys() {
+            let mut some = databag(written.clone());
+            some.remove(key);
+            assert_eq!(ApplicationData::read(&some).access, None, "{key}");
+        }
     }
 
     #[test]
@@ -142,6 +211,7 @@ mod tests {
             cluster: Some("1a".into()),
             founder: None,
             known: BTreeMap::from([("etcd/1".to_owned(), known)]),
+            access: Some(access()),
         };
         let written = ApplicationData::default().changes_to(&application);
         assert_eq!(ApplicationData::read(&databag(written)), application);

@@ -69,6 +69,13 @@ impl ClusterFacts {
         self.units.keys().map(String::as_str).filter(|unit| *unit != self.unit)
     }
 
+    /// Returns the units that stay and are not waiting for an operator: those that serve, and those that will join.
+    pub fn units_at_work(&self) -> impl Iterator<Item = &String> {
+        let stuck = |unit: &GoalUnit| ["blocked", "error"].contains(&unit.status.as_str());
+        let at_work = self.units.iter().filter(move |(_, unit)| !unit.is_dying() && !stuck(unit));
+        at_work.map(|(name, _)| name)
+    }
+
     /// Whether another unit will stay.
     pub fn has_others_that_stay(&self) -> bool {
         self.units.iter().any(|(name, unit)| *name != self.unit && !unit.is_dying())

@@ -4,7 +4,7 @@
 //! it has not started, and etcd before 3.4.24 and 3.5.7 would make it a voter.
 
 use super::databag::{ApplicationData, KnownUnit, UnitData};
-use super::facts::{ClusterFacts, member_name};
+use super::facts::{ClusterFacts, Urls, member_name};
 use crate::etcd::client::Status;
 use crate::etcd::member::Member;
 use std::collections::BTreeSet;
@@ -95,21 +95,36 @@ pub fn unit_data(facts: &ClusterFacts, served: Option<&Served>, has_data: bool) 
             ..UnitData::default()
         };
     };
-    let members = facts.members.as_deref().unwrap_or_default();
-    let own = members.iter().find(|member| member.id == served.status.member_id);
-    let urls = facts
-        .urls
-        .as_ref()
-        .filter(|urls| own.map_or(served.status.is_learner, |own| own.peer_urls.contains(&urls.peer)));
-    let is_voter = own.is_some_and(|own| !own.is_learner);
+    let member = hex(served.status.member_id);
+    let (peer, client) = match &facts.members {
+        Some(members) => urls_of_member(facts, served, members),
+        // A cluster without a leader does not list its members. Its addresses are still the same.
+        None => {
+            let is_same = facts.own.member.as_ref() == Some(&member);
+            (facts.own.peer.clone(), facts.own.client.clone().filter(|_| is_same))
+        }
+    };
     UnitData {
-        peer: urls.map(|urls| urls.peer.clone()),
-        client: urls.filter(|_| is_voter).map(|urls| urls.client.clone()),
-        member: Some(hex(served.status.member_id)),
+        peer,
+        client,
+        member: Some(member),
         cluster: Some(hex(served.status.cluster_id)),
         heir_of: served.heir_of.clone(),
         founder: None,
     }
+}
+
+/// Returns the URLs for peers and for clients under which etcd lists the member of this unit. Clients can use only a voter.
+fn urls_of_member(
+    facts: &ClusterFacts,
+    served: &Served,
+    members: &[Member],
+) -> (Option<String>, Option<String>) {
+    let own = members.iter().find(|member| member.id == served.status.member_id);
+    let is_there = |urls: &&Urls| own.map_or(served.status.is_learner, |own| own.peer_urls.contains(&urls.peer));
+    let urls = facts.urls.as_ref().filter(is_there);
+    let is_voter = own.is_some_and(|own| !own.is_learner);
+    (urls.map(|urls| urls.peer.clone()), urls.filter(|_| is_voter).map(|urls| urls.client.clone()))
 }
 
 /// Returns the data of the application, which the leader publishes. `own` is the data that this unit publishes now.

@@ -7,6 +7,7 @@
 //! learner at a time, which is the lock between units. The leader only consents, and removes members whose unit is gone.
 
 pub mod apply;
+pub mod client_access;
 pub mod databag;
 pub mod facts;
 pub mod gather;

@@ -136,6 +136,7 @@ mod tests {
                 founder: None,
                 known: [("etcd/0".to_owned(), known(0, Some("0"))), ("etcd/1".to_owned(), known(1, None))]
                     .into(),
+                access: None,
             },
             others: [("etcd/0".to_owned(), serving)].into(),
             urls: Some(urls(1)),

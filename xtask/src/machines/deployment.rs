@@ -5,11 +5,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Output;
+use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use fake_juju::model::{self, Hook, Model};
 use serde_json::{Map, Value};
 
+use super::db_client::DbClient;
 use super::machine::Machine;
 use super::test_bed::TestBed;
 use crate::workspace;
@@ -17,8 +20,8 @@ use crate::workspace;
 /// The application.
 pub const APPLICATION: &str = "etcd";
 const NAMES: &str = include_str!("../../../tests/it/common/hook-tools");
-/// More hooks than any step of a scenario needs.
-const MAX_HOOKS: usize = 200;
+/// More rounds of hooks than any step of a scenario needs.
+const MAX_ROUNDS: usize = 100;
 
 /// Who answers the requests in a relation, after each hook.
 pub trait Provider {
@@ -32,6 +35,8 @@ pub struct Deployment<'m> {
     pub model: Model,
     machines: BTreeMap<String, &'m Machine>,
     provider: Option<Box<dyn Provider + 'm>>,
+    /// The application that uses etcd, if there is one.
+    pub client: Option<DbClient>,
     statuses: BTreeMap<String, String>,
     /// The hooks that have run, as `UNIT HOOK`.
     pub hooks: Vec<String>,
@@ -43,7 +48,7 @@ impl<'m> Deployment<'m> {
         let mut model = Model::default();
         model.add_peers(APPLICATION, "cluster");
         let (machines, statuses, hooks) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Self { model, machines, provider: None, statuses, hooks }
+        Self { model, machines, provider: None, client: None, statuses, hooks }
     }
 
     /// Makes `provider` answer from now on.
@@ -85,38 +90,56 @@ impl<'m> Deployment<'m> {
         Ok(name)
     }
 
-    /// Runs hooks of all units, in turn, until none is left.
+    /// Runs hooks of all units, one of each unit at the same time, until none is left.
     pub fn settle(&mut self) -> Result<()> {
-        for _ in 0..MAX_HOOKS {
-            let units = self.model.units(APPLICATION);
-            let mut is_quiet = true;
-            for unit in units {
-                if let Some(hook) = self.model.next_hook(&unit) {
-                    is_quiet = false;
-                    self.run(&unit, &hook)?;
-                }
-            }
-            if is_quiet {
+        for _ in 0..MAX_ROUNDS {
+            let units = self.model.units(APPLICATION).into_iter();
+            let due: Vec<(String, Hook)> =
+                units.filter_map(|unit| Some((unit.clone(), self.model.next_hook(&unit)?))).collect();
+            if due.is_empty() {
                 return Ok(());
             }
+            self.run_together(&due)?;
         }
         bail!("the units do not come to rest: {:?}", self.hooks)
     }
 
     /// Runs `update-status` of a unit.
     pub fn update_status(&mut self, unit: &str) -> Result<()> {
-        self.run(unit, &Hook::update_status())
+        self.run_together(&[(unit.to_owned(), Hook::update_status())])
     }
 
-    /// Runs a hook of a unit. It must succeed, as every hook of the charm does.
-    pub fn run(&mut self, unit: &str, hook: &Hook) -> Result<()> {
-        let machine = self.machines.get(unit).context("the unit has no machine")?;
-        let agent = agent(unit);
-        let context = self.model.begin(unit, hook);
-        machine.write(&format!("{agent}/context.json"), &serde_json::to_string(&context)?)?;
-        let _ = fs::remove_file(machine.path(&format!("{agent}/status"))?);
-        let words = command_line(unit, &format!("hooks/{}", hook.name), &hook.variables());
-        let out = machine.attempt(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
+    /// Runs hooks of different units at the same time: none sees what another one changes. Each must succeed, as every hook of
+    /// the charm does.
+    fn run_together(&mut self, due: &[(String, Hook)]) -> Result<()> {
+        for (unit, hook) in due {
+            let (machine, agent) = (self.machine(unit)?, agent(unit));
+            let context = self.model.begin(unit, hook);
+            machine.write(&format!("{agent}/context.json"), &serde_json::to_string(&context)?)?;
+            let _ = fs::remove_file(machine.path(&format!("{agent}/status"))?);
+        }
+        let outputs: Vec<Result<Output>> = thread::scope(|scope| {
+            let start = |(unit, hook): &(String, Hook)| {
+                let words = command_line(unit, &format!("hooks/{}", hook.name), &hook.variables());
+                let machine = self.machine(unit)?;
+                let run = move || machine.attempt(&words.iter().map(String::as_str).collect::<Vec<_>>());
+                Ok(scope.spawn(run))
+            };
+            let running: Vec<Result<_>> = due.iter().map(start).collect();
+            let join = |thread: thread::ScopedJoinHandle<'_, Result<Output>>| {
+                thread.join().unwrap_or_else(|_| bail!("the thread of a hook panicked"))
+            };
+            running.into_iter().map(|thread| thread.and_then(join)).collect()
+        });
+        for ((unit, hook), output) in due.iter().zip(outputs) {
+            self.finish(unit, hook, &output?)?;
+        }
+        Ok(())
+    }
+
+    /// Ends a hook: stores what it changed, as Juju does.
+    fn finish(&mut self, unit: &str, hook: &Hook, out: &Output) -> Result<()> {
+        let (machine, agent) = (self.machine(unit)?, agent(unit));
         let stderr = String::from_utf8_lossy(&out.stderr);
         ensure!(out.status.success(), "{} of {unit} failed ({}): {stderr}", hook.name, out.status);
         let after = fs::read_to_string(machine.path(&format!("{agent}/context.json"))?)?;
@@ -127,10 +150,44 @@ impl<'m> Deployment<'m> {
         self.model.commit(unit, hook, &serde_json::from_str(&after)?).map_err(anyhow::Error::msg)?;
         self.hooks.push(format!("{unit} {}", hook.name));
         self.statuses.insert(unit.to_owned(), status);
+        if let Some(client) = &mut self.client {
+            client.look(&self.model).with_context(|| format!("after {} of {unit}", hook.name))?;
+        }
         match &mut self.provider {
             Some(provider) => provider.answer(&mut self.model),
             None => Ok(()),
         }
+    }
+
+    /// Runs an action of a unit, which must complete. Returns its results by their dotted keys.
+    pub fn action(&self, unit: &str, name: &str, params: Value) -> Result<Map<String, Value>> {
+        let (failed, results) = self.attempt_action(unit, name, params)?;
+        ensure!(failed.is_empty(), "{name} of {unit} failed: {failed}");
+        Ok(results)
+    }
+
+    /// Runs an action of a unit. Returns the reason for which it failed, if it did, and its results by their dotted keys.
+    pub fn attempt_action(&self, unit: &str, name: &str, params: Value) -> Result<(String, Map<String, Value>)> {
+        let machine = self.machine(unit)?;
+        let agent = agent(unit);
+        let actions = fs::read_to_string(workspace::root()?.join("actions.yaml"))?;
+        let given = params.as_object().cloned().unwrap_or_default();
+        let params = fake_juju::parameters::check(&actions, name, given).map_err(anyhow::Error::msg)?;
+        machine.write(&format!("{agent}/params/all.json"), &Value::Object(params).to_string())?;
+        for trace in ["set", "failed"] {
+            let _ = fs::remove_file(machine.path(&format!("{agent}/{trace}"))?);
+        }
+        let words = command_line(unit, &format!("actions/{name}"), &[("JUJU_ACTION_NAME", name.to_owned())]);
+        let out = machine.attempt(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        ensure!(out.status.success(), "{name} of {unit} ended with {}: {stderr}", out.status);
+        let read = |trace: &str| -> Result<String> {
+            Ok(fs::read_to_string(machine.path(&format!("{agent}/{trace}"))?).unwrap_or_default())
+        };
+        let set = read("set")?;
+        let pairs = set.split_terminator('\0').filter_map(|pair| pair.split_once('='));
+        let results = pairs.map(|(key, value)| (key.to_owned(), Value::from(value))).collect();
+        Ok((read("failed")?, results))
     }
 
     /// Checks that the last status of a unit contains all `parts`.

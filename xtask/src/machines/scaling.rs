@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use fake_juju::model::Databag;
+use serde_json::{Value, json};
 
 use super::charm::empty;
+use super::db_client::{self, DbClient};
 use super::deployment::Deployment;
 use super::easyrsa::Easyrsa;
 use super::machine::Machine;
@@ -109,6 +111,9 @@ pub fn grow_and_shrink(test_bed: &TestBed) -> Result<String> {
     let one = deployment.add_unit(test_bed, second, ADDRESSES[1], &release)?;
     deployment.settle()?;
     deployment.check_status(&one, &["blocked ", "needs certificates to join etcd/0", "juju integrate"])?;
+    deployment.client = Some(DbClient::relate(&mut deployment.model));
+    deployment.settle()?;
+    deployment.check_status(&zero, &["blocked ", db_client::NAME, "without certificates", "juju integrate"])?;
     first.run(&["/usr/local/bin/etcdctl", "put", "before", "certificates"])?;
 
     let easyrsa = Easyrsa::relate(&mut deployment.model)?;
@@ -123,6 +128,8 @@ pub fn grow_and_shrink(test_bed: &TestBed) -> Result<String> {
         deployment.update_status(unit)?;
         deployment.check_status(unit, &["active 3 members, healthy"])?;
     }
+    client(&deployment)?.check(&deployment.model, &ADDRESSES)?;
+    client(&deployment)?.check_published_before_joining(&two, ADDRESSES[2])?;
     let pids: Vec<String> = machines.iter().map(super::charm::pid).collect::<Result<_>>()?;
     fill(first)?;
 
@@ -140,7 +147,99 @@ pub fn grow_and_shrink(test_bed: &TestBed) -> Result<String> {
     // No hook of the other units runs after a unit has left.
     deployment.update_status(&one)?;
     deployment.check_status(&one, &[HEALTHY])?;
+    let text = client(&deployment)?.check(&deployment.model, &ADDRESSES[1..2])?;
+    use_as_client(third, &text)?;
     Ok("1, 2, 3 members, and back to 1; all keys on every member".to_owned())
+}
+
+/// One unit grows to three and shrinks again: clients restart twice. Restored from the snapshot, it grows to three again: all
+/// keys are those of the snapshot, and no address of an earlier member is left.
+pub fn restore_and_grow(test_bed: &TestBed) -> Result<String> {
+    let machines = [empty(test_bed)?, empty(test_bed)?, empty(test_bed)?];
+    super::cluster::connect(&machines)?;
+    let release = release(machines[0].path("/root")?.as_path())?;
+    let mut deployment = Deployment::new();
+    let zero = deployment.add_unit(test_bed, &machines[0], ADDRESSES[0], &release)?;
+    let easyrsa = Easyrsa::relate(&mut deployment.model)?;
+    deployment.provide(easyrsa);
+    deployment.client = Some(DbClient::relate(&mut deployment.model));
+    deployment.settle()?;
+    client(&deployment)?.check(&deployment.model, &ADDRESSES[..1])?;
+    etcdctl(&machines[0], "127.0.0.1", &["put", "before", "snapshot"])?;
+    let saved = deployment.action(&zero, "snapshot", json!({}))?;
+    let archive = saved["snapshot.path"].as_str().context("the archive has no path")?.to_owned();
+
+    let others = add_two(test_bed, &mut deployment, &machines, &release)?;
+    check_cluster(&deployment, &[&zero, &others[0], &others[1]])?;
+    client(&deployment)?.check(&deployment.model, &ADDRESSES)?;
+    etcdctl(&machines[1], "127.0.0.1", &["put", "after", "snapshot"])?;
+    let restore = json!({"snapshot": archive, "skip-backup": true});
+    let (refusal, _) = deployment.attempt_action(&zero, "restore", restore.clone())?;
+    for part in ["juju remove-unit etcd/1 etcd/2", "juju run etcd/0 restore", "juju add-unit etcd -n 2"] {
+        ensure!(refusal.contains(part), "the refusal has no {part:?}: {refusal}");
+    }
+    for other in &others {
+        deployment.model.remove_unit(other);
+    }
+    deployment.settle()?;
+    client(&deployment)?.check(&deployment.model, &ADDRESSES[..1])?;
+    let changes = client(&deployment)?.changes(&zero);
+    ensure!(changes <= 3, "from 1 unit to 3 and back, the data for clients changed {changes} times");
+
+    let restored = deployment.action(&zero, "restore", restore)?;
+    deployment.update_status(&zero)?;
+    deployment.check_status(&zero, &[HEALTHY])?;
+    let others = add_two(test_bed, &mut deployment, &machines, &release)?;
+    check_cluster(&deployment, &[&zero, &others[0], &others[1]])?;
+    for machine in &machines {
+        let later = etcdctl(machine, "127.0.0.1", &["get", "after"])?;
+        ensure!(later.is_empty(), "a key is there that was written after the snapshot");
+    }
+    let text = client(&deployment)?.check(&deployment.model, &ADDRESSES)?;
+    use_as_client(&machines[2], &text)?;
+    let downtime = restored["restore.downtime"].as_str().unwrap_or_default().trim().to_owned();
+    Ok(format!(
+        "refused on 3 with the way; restored on 1 (down for {downtime}), 3 members with its keys; data for clients \
+         changed {changes} times over 1, 3, 1"
+    ))
+}
+
+/// Adds units on the second and third machine, which have nothing of an earlier unit.
+fn add_two<'m>(
+    test_bed: &TestBed,
+    deployment: &mut Deployment<'m>,
+    machines: &'m [Machine; 3],
+    release: &Path,
+) -> Result<Vec<String>> {
+    let mut units = Vec::new();
+    for (machine, address) in machines.iter().zip(ADDRESSES).skip(1) {
+        machine.run(&["rm", "-rf", "/var/lib/etcd/default", "/etc/etcd", "/var/lib/juju"])?;
+        units.push(deployment.add_unit(test_bed, machine, address, release)?);
+    }
+    deployment.settle()?;
+    Ok(units)
+}
+
+fn client<'d>(deployment: &'d Deployment<'_>) -> Result<&'d DbClient> {
+    deployment.client.as_ref().context("there is no client")
+}
+
+/// Writes and reads a key with what a client gets in the relation.
+fn use_as_client(machine: &Machine, text: &Databag) -> Result<()> {
+    let dir = "/root/cdk/etcd";
+    for (key, file) in [("client_ca", "ca.pem"), ("client_cert", "cert.pem"), ("client_key", "key.pem")] {
+        machine.write(&format!("{dir}/{file}"), &text[key])?;
+    }
+    let endpoints = format!("--endpoints={}", text["connection_string"]);
+    let [ca, cert, key] =
+        ["cacert=ca", "cert=cert", "key=key"].map(|file| format!("--{}.pem", file.replace('=', &format!("={dir}/"))));
+    let etcdctl = |words: &[&str]| {
+        machine.run(&[&["/usr/local/bin/etcdctl", &endpoints, &ca, &cert, &key], words].concat())
+    };
+    etcdctl(&["put", "client", "was here"])?;
+    let found = etcdctl(&["get", "client"])?;
+    ensure!(found.contains("was here"), "the client reads {found:?}");
+    Ok(())
 }
 
 /// Checks that exactly these units are voters, that their URLs are on the network, and that all have the same keys.

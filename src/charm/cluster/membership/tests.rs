@@ -1,6 +1,5 @@
 //! The changes and the published data of a unit, also after a crash at any step.
 
-use super::super::facts::Urls;
 use super::*;
 use crate::juju::GoalUnit;
 use std::collections::BTreeMap;
@@ -64,6 +63,7 @@ fn settled() -> ClusterFacts {
             cluster: Some("1a".into()),
             founder: None,
             known: numbers.map(|n| (unit(n), known(n))).into(),
+            access: None,
         },
         own: published(1),
         others: [2, 10].map(|n| (unit(n), published(n))).into(),
@@ -91,6 +91,15 @@ fn a_learner_makes_itself_a_voter() {
     // It publishes its peer URL. Clients cannot use it yet.
     let data = unit_data(&facts, Some(&served(1, true)), true);
     assert_eq!((data.peer, data.client, data.member), (Some(url(1)), None, Some("1".into())));
+}
+
+#[test]
+fn published_addresses_stay_while_the_cluster_has_no_leader() {
+    let facts = ClusterFacts { members: None, ..settled() };
+    assert_eq!(unit_data(&facts, Some(&served(1, false)), true), facts.own);
+    // Another member after a restore: whether it is a voter is not known yet.
+    let restored = unit_data(&facts, Some(&served(7, false)), true);
+    assert_eq!((restored.peer, restored.client), (facts.own.peer, None));
 }
 
 #[test]
