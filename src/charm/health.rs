@@ -12,6 +12,7 @@ use crate::error::Subcommand;
 use crate::etcd;
 use crate::etcd::client::Client;
 use crate::etcd::diagnose::is_permission_denied;
+use crate::etcd::maintenance::Voters;
 use crate::etcd::site::Site;
 use crate::juju::{Juju, Status};
 use crate::system::stderr;
@@ -19,6 +20,8 @@ use anyhow::{Context, Result};
 use std::path::Path;
 use std::time::Duration;
 
+/// The status of a unit whose member has no vote yet.
+pub const LEARNER: &str = "learner, becomes a voter when it has all data";
 /// How long an etcd that was just started may take to respond.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an etcd that has been running may take to respond.
@@ -80,16 +83,42 @@ fn with_recovery(status: Status, restore: &RestoreState) -> Status {
     }
 }
 
+/// Asks every voter whether it serves. A single one has answered already.
+fn count_voters(client: &Client) -> Result<Voters> {
+    let members = client.members()?;
+    match members.len() {
+        1 => Ok(Voters { total: 1, ..Voters::default() }),
+        _ => Ok(Voters::count(&members, &client.health(true)?)),
+    }
+}
+
+/// Describes the cluster of a unit that is a voter.
+fn describe_voters(voters: &Voters) -> String {
+    let total = voters.total;
+    if total == 1 {
+        return "1 member, healthy".to_owned();
+    }
+    let silent = &voters.unreachable;
+    // As many can fail as there are answering voters above a majority.
+    let is_critical = voters.reachable() <= total / 2 + 1;
+    match (silent.is_empty(), is_critical) {
+        (true, false) => format!("voter, {total} members, healthy"),
+        (true, true) => format!("voter, {total} members: none may fail"),
+        (false, false) => format!("voter, {total} members, no answer from {}", silent.join(", ")),
+        (false, true) => format!("voter, {total} members, no answer from {}: no other may fail", silent.join(", ")),
+    }
+}
+
 /// Returns the status of a unit whose etcd should be serving within `timeout`.
 fn health(juju: &Juju, environment: &Environment, site: &Site, timeout: Duration, next: &str) -> Status {
     let client = Client::new(site);
     let answer = client.wait_until_serving(timeout, &mut || Ok(()));
-    let members = |status: &etcd::client::Status| match status.is_learner {
-        true => Ok(Vec::new()),
-        false => client.members(),
+    let voters = |status: &etcd::client::Status| match status.is_learner {
+        true => Ok(Voters::default()),
+        false => count_voters(&client),
     };
-    let answer = answer.and_then(|status| members(&status).map(|members| (status, members)));
-    let (member, members) = match answer {
+    let answer = answer.and_then(|status| voters(&status).map(|voters| (status, voters)));
+    let (member, voters) = match answer {
         Ok(answer) => answer,
         // With authentication enabled and without a password, etcd refuses to answer; so it is alive. A client with a
         // certificate is the user of its name, which may not be allowed to know more.
@@ -102,21 +131,38 @@ fn health(juju: &Juju, environment: &Environment, site: &Site, timeout: Duration
         stderr::print(&format!("{error:#}"));
     }
     if member.is_learner {
-        return Status::new("waiting", "learner; becomes a voter when it has all data");
+        return Status::new("waiting", LEARNER);
     }
     if !member.errors.is_empty() {
         let reason = format!("etcd has an alarm: {}", member.errors.join("; "));
         return Status::blocked(&reason, &Subcommand::new("alarms").to_string());
     }
-    let mut message = match members.len() {
-        1 => "1 member, healthy".to_owned(),
-        2 => "2 members, healthy; none may fail".to_owned(),
-        several => format!("{several} members, healthy"),
-    };
+    let mut message = describe_voters(&voters);
     let number = environment.unit.as_deref().and_then(unit_number);
-    if member.revision == 1 && members.len() == 1 && number.is_some_and(|number| number > 0) {
+    if member.revision == 1 && voters.total == 1 && number.is_some_and(|number| number > 0) {
         message +=
             ", but empty: all earlier units were removed; a restore brings back the keys of a snapshot";
     }
     Status::active(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_says_how_many_members_may_fail() {
+        for (total, silent, expected) in [
+            (1, &[][..], "1 member, healthy"),
+            (2, &[], "voter, 2 members: none may fail"),
+            (3, &[], "voter, 3 members, healthy"),
+            (4, &[], "voter, 4 members, healthy"),
+            (3, &["etcd1"], "voter, 3 members, no answer from etcd1: no other may fail"),
+            (5, &["etcd1"], "voter, 5 members, no answer from etcd1"),
+            (5, &["etcd1", "etcd2"], "voter, 5 members, no answer from etcd1, etcd2: no other may fail"),
+        ] {
+            let unreachable = silent.iter().map(|name| (*name).to_owned()).collect();
+            assert_eq!(describe_voters(&Voters { total, unreachable }), expected);
+        }
+    }
 }

@@ -8,6 +8,7 @@ use super::cluster::gather::{announced_voters, members};
 use super::cluster::membership::{Change, Served, application_data, changes, strangers, unit_data};
 use super::db_relation;
 use super::facts::Facts;
+use super::health::LEARNER;
 use super::hook::Hook;
 use super::listening::own_client;
 use super::report::status_of_error;
@@ -126,7 +127,7 @@ fn status_of_change(change: &Change, error: &anyhow::Error) -> Option<Status> {
         Change::Promote(_) => None,
         Change::PromoteSelf(_) => Some(match MembershipRefusal::from_error(error) {
             Some(refusal) if refusal.is_temporary() => {
-                Status::new("waiting", "learner; becomes a voter when it has all data")
+                Status::new("waiting", LEARNER)
             }
             _ => status_of_error(error, "becoming a voter"),
         }),

@@ -5,6 +5,7 @@
 use super::apply::Executor;
 use super::backup_settings::{self, Ownership};
 use super::certificates::CertificateNames;
+use super::cluster::facts::ClusterFacts;
 use super::cluster::gather::PEER_ENDPOINT;
 use super::decide::{self, Step, decide};
 use super::facts::Facts;
@@ -231,7 +232,7 @@ impl HookRun<'_> {
                 announce(self.juju, step);
             }
             if let Err(error) = executor.apply(step) {
-                return Some(status_of_step(&error, step));
+                return Some(status_of_step(&error, step, &facts.cluster));
             }
             if lock.is_none() {
                 // The step may have created the data directory.
@@ -285,9 +286,12 @@ impl HookRun<'_> {
 }
 
 /// Returns the status of a unit after a step that failed.
-fn status_of_step(error: &anyhow::Error, step: Step) -> Status {
+fn status_of_step(error: &anyhow::Error, step: Step, facts: &ClusterFacts) -> Status {
     match MembershipRefusal::from_error(error) {
-        Some(MembershipRefusal::AnotherLearner) => Status::new("waiting", "another unit joins first"),
+        Some(MembershipRefusal::AnotherLearner) => {
+            let first = facts.joining_unit().unwrap_or("another unit");
+            Status::new("waiting", format!("{first} joins first"))
+        }
         Some(MembershipRefusal::Unhealthy) if step == Step::AddMember => {
             Status::new("waiting", "waiting for all members to be healthy before this unit joins")
         }

@@ -26,7 +26,7 @@ pub struct Health {
 }
 
 /// The voting members and whether they answer. Learners have no vote, and serve no clients.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Voters {
     /// The number of voting members.
     pub total: usize,

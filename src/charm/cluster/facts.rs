@@ -81,6 +81,18 @@ impl ClusterFacts {
         self.units.iter().any(|(name, unit)| *name != self.unit && !unit.is_dying())
     }
 
+    /// Returns the other unit whose member is a learner, or that is about to add one: it is admitted, and no member yet.
+    pub fn joining_unit(&self) -> Option<&str> {
+        let members = self.members.as_deref().unwrap_or_default();
+        let learner = members.iter().find(|member| member.is_learner);
+        let is_learner = |unit: &str| {
+            let known = self.application.known.get(unit);
+            learner.is_some_and(|learner| known.is_some_and(|known| learner.peer_urls.contains(&known.peer)))
+        };
+        let joins = |unit: &str| self.application.known.get(unit).is_some_and(|known| known.member.is_none());
+        self.other_units().find(|unit| is_learner(unit)).or_else(|| self.other_units().find(|unit| joins(unit)))
+    }
+
     /// Returns a unit other than this one that serves a cluster, as far as this unit knows.
     pub fn other_serving_unit(&self) -> Option<&str> {
         let has_published = |unit: &str| {
@@ -108,5 +120,39 @@ impl ClusterFacts {
         let is_other_voter =
             |member: &&Member| !member.is_learner && member.has_started() && Some(member.id) != own;
         members.iter().filter(is_other_voter).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::databag::KnownUnit;
+    use super::*;
+
+    #[test]
+    fn names_the_unit_that_joins_first() {
+        let peer = |number: u64| format!("https://10.0.0.{number}:2380");
+        let learner = |number: u64| Member {
+            id: number,
+            name: String::new(),
+            peer_urls: vec![peer(number)],
+            client_urls: Vec::new(),
+            is_learner: true,
+        };
+        let known = |number: u64, member: Option<&str>| {
+            let member = member.map(str::to_owned);
+            (format!("etcd/{number}"), KnownUnit { peer: peer(number), member })
+        };
+        let units = [0, 1, 2, 3].map(|number| (format!("etcd/{number}"), GoalUnit::default()));
+        let application = ApplicationData {
+            known: [known(0, Some("a")), known(1, None), known(2, None), known(3, None)].into(),
+            ..ApplicationData::default()
+        };
+        let facts =
+            ClusterFacts { unit: "etcd/2".into(), units: units.into(), application, ..ClusterFacts::default() };
+        assert_eq!(ClusterFacts { members: Some(vec![learner(3)]), ..facts.clone() }.joining_unit(), Some("etcd/3"));
+        // The list of members is from before it was added.
+        assert_eq!(facts.joining_unit(), Some("etcd/1"));
+        let alone = ClusterFacts { application: ApplicationData::default(), ..facts };
+        assert_eq!(alone.joining_unit(), None);
     }
 }

@@ -120,13 +120,13 @@ pub fn grow_and_shrink(test_bed: &TestBed) -> Result<String> {
     deployment.provide(easyrsa);
     deployment.settle()?;
     check_cluster(&deployment, &[&zero, &one])?;
-    deployment.check_status(&zero, &["active 2 members, healthy; none may fail"])?;
+    deployment.check_status(&zero, &["active voter, 2 members: none may fail"])?;
     let two = deployment.add_unit(test_bed, third, ADDRESSES[2], &release)?;
     deployment.settle()?;
     check_cluster(&deployment, &[&zero, &one, &two])?;
     for unit in [&zero, &one, &two] {
         deployment.update_status(unit)?;
-        deployment.check_status(unit, &["active 3 members, healthy"])?;
+        deployment.check_status(unit, &["active voter, 3 members, healthy"])?;
     }
     client(&deployment)?.check(&deployment.model, &ADDRESSES)?;
     client(&deployment)?.check_published_before_joining(&two, ADDRESSES[2])?;
