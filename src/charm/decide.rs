@@ -4,6 +4,7 @@
 
 use super::certificates::Certificates;
 use super::cluster::role::{Role, role};
+use super::cluster::turn::may_restart;
 use super::etcd_config;
 use super::facts::Facts;
 use super::hook::Hook;
@@ -20,6 +21,8 @@ pub struct Plan {
     pub status: Option<Status>,
     /// Whether the hook gathers facts and decides again after the steps.
     pub again: bool,
+    /// Whether etcd has to be restarted. Without [`Step::Restart`], the unit waits for its turn.
+    pub needs_restart: bool,
 }
 
 impl Plan {
@@ -28,7 +31,12 @@ impl Plan {
     }
 
     fn with_status(steps: Vec<Step>, status: Status) -> Self {
-        Self { steps, status: Some(status), again: false }
+        Self { steps, status: Some(status), again: false, needs_restart: false }
+    }
+
+    /// Whether another unit has to restart its etcd first.
+    pub fn waits_for_turn(&self) -> bool {
+        self.needs_restart && !self.steps.contains(&Step::Restart)
     }
 }
 
@@ -99,7 +107,7 @@ pub fn decide(facts: &Facts) -> Plan {
         Role::Join { is_listed: false } => {
             let mut steps = installation(facts);
             steps.push(Step::AddMember);
-            return Plan { steps, status: None, again: true };
+            return Plan { steps, status: None, again: true, needs_restart: false };
         }
         Role::Wait(status) if status.is_blocked() => return Plan::status_only(status),
         Role::Wait(status) => return Plan::with_status(installation(facts), status),
@@ -124,8 +132,11 @@ fn run_plan(facts: &Facts) -> Plan {
     }
     let marks_as_served = lacks_only_served_mark(facts);
     let differs = facts.current_config.as_ref() != Some(&facts.wanted_config);
-    let changes_config = (differs || !facts.is_service_set_up) && !marks_as_served;
-    if changes_config {
+    let is_outdated = (differs || !facts.is_service_set_up) && !marks_as_served;
+    let needs_restart = facts.is_running && (is_outdated || facts.runs_old_config);
+    let restarts = needs_restart && may_restart(&facts.cluster);
+    // A unit that waits for its turn keeps its file too: a crash of its etcd must not be a restart.
+    if is_outdated && (restarts || !facts.is_running) {
         steps.push(Step::Configure);
     }
     let changes_something = !steps.is_empty();
@@ -133,7 +144,7 @@ fn run_plan(facts: &Facts) -> Plan {
         steps.push(Step::MarkAsServed);
     }
     match facts.is_running {
-        true if changes_config || facts.runs_old_config => steps.push(Step::Restart),
+        true if restarts => steps.push(Step::Restart),
         true => {}
         // No etcd was started with this configuration: an earlier hook was interrupted, or its start failed.
         false if changes_something || facts.runs_old_config || facts.hook.may_start() => {
@@ -149,7 +160,7 @@ fn run_plan(facts: &Facts) -> Plan {
         }
     }
     steps.push(Step::UpdatePorts);
-    Plan { steps, status: None, again: false }
+    Plan { steps, status: None, again: false, needs_restart }
 }
 
 /// Whether the configuration is as it should be, except for values that an etcd with data does not read.
@@ -188,7 +199,7 @@ fn removal_plan(facts: &Facts) -> Option<Plan> {
         Hook::Stop | Hook::Remove => "the unit is being removed",
         _ if leaves || (facts.cluster.is_dying() && !facts.is_running) => "the unit is being removed",
         Hook::StorageDetaching if facts.is_on_storage() => "its storage is being detached",
-        Hook::StorageDetaching => return Some(Plan { steps: Vec::new(), status: None, again: false }),
+        Hook::StorageDetaching => return Some(Plan { steps: Vec::new(), status: None, again: false, needs_restart: false }),
         _ => return None,
     };
     let mut steps = Vec::new();

@@ -132,6 +132,13 @@ pub fn network_peer_port_in(text: &str) -> Option<u16> {
     port.parse().ok().filter(|_| !address.ends_with("//127.0.0.1"))
 }
 
+/// Returns the URL at which clients on this machine reach the etcd of a configuration file of the charm.
+pub fn local_endpoint_in(text: &str) -> Option<String> {
+    let url = string_value(text, "listen-client-urls")?;
+    let (scheme, port) = (url.split_once("://")?.0, url.rsplit_once(':')?.1);
+    Some(format!("{scheme}://127.0.0.1:{port}"))
+}
+
 /// Returns a systemd drop-in that delays the start until the storage of the data is mounted.
 pub fn mount_drop_in(data_dir: &Path) -> String {
     let path = data_dir.display().to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
@@ -223,6 +230,7 @@ mod tests {
                 && !is_install_guard(&guard[1..])
         );
         assert_eq!(data_dir_in(&text), Some("/d".into()));
+        assert_eq!(local_endpoint_in(&text).as_deref(), Some("http://127.0.0.1:2379"));
         assert!(!text.contains("snapshot-count") && !text.contains("quota"), "{text}");
     }
 
@@ -242,6 +250,7 @@ mod tests {
             assert_eq!(map[side]["trusted-ca-file"], "/etc/etcd/tls/ca.crt", "{side}");
         }
         assert_eq!(map["listen-peer-urls"], "https://127.0.0.1:2380");
+        assert_eq!(local_endpoint_in(&text).as_deref(), Some("https://127.0.0.1:2379"));
         assert!(!text.contains("http:"), "{text}");
     }
 

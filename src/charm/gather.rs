@@ -13,6 +13,7 @@ use super::restore_state::RestoreState;
 use super::unit_record::{DataState, UnitRecord, open_data_dir};
 use crate::commands::{Environment, now};
 use crate::error::Refusal;
+use crate::etcd;
 use crate::etcd::service::main_pid;
 use crate::etcd::site;
 use crate::exchange::MEMBER;
@@ -85,7 +86,11 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
         None => (DataState::Absent, false),
     };
     let listening = Listening::gather(juju, method, user)?;
-    let cluster = gather_cluster(juju, own, method, &options, &listening, has_member_dir)?;
+    let urls = listening.urls(options.as_ref().ok());
+    let mut cluster = cluster::gather(juju, &own.unit, urls)?;
+    if cluster.is_dying() || !has_member_dir && cluster.is_admitted() {
+        cluster.members = ask_for_members(&cluster, method, own_config, listening.dir);
+    }
     let wanted_config = match &options {
         Ok(options) => {
             let tls = listening.tls.clone();
@@ -147,23 +152,16 @@ fn wanted_config(
     })
 }
 
-/// Gathers the facts about the other units. etcd is asked for its members if this unit joins or leaves.
-fn gather_cluster(
-    juju: &Juju,
-    own: &UnitRecord,
+/// Asks the voters of other units for the members of the cluster, and then this unit's own etcd.
+fn ask_for_members(
+    facts: &ClusterFacts,
     method: InstallMethod,
-    options: &Result<Options, Refusal>,
-    listening: &Listening,
-    has_member_dir: bool,
-) -> Result<ClusterFacts> {
-    let options = options.as_ref().ok();
-    let mut facts = cluster::gather(juju, &own.unit, listening.urls(options))?;
-    if facts.is_dying() || !has_member_dir && facts.is_admitted() {
-        let mut voters = cluster::announced_voters(&facts, &method.etcdctl(), listening.dir);
-        voters.extend(own_client(method, options, &listening.certificates, listening.dir));
-        facts.members = cluster::members(&voters);
-    }
-    Ok(facts)
+    own_config: Option<&str>,
+    certificate_dir: &Path,
+) -> Option<Vec<etcd::member::Member>> {
+    let mut voters = cluster::announced_voters(facts, &method.etcdctl(), certificate_dir);
+    voters.extend(own_client(method, own_config, certificate_dir));
+    cluster::members(&voters)
 }
 
 /// Returns the members in the form of etcd's `initial-cluster`, if they already include this unit.

@@ -3,7 +3,7 @@
 use super::certificates::{CERTIFICATE_FILES, Certificates, check_for_peers};
 use super::cluster::facts::Urls;
 use super::cluster::gather::{PEER_ENDPOINT, client};
-use super::etcd_config::TlsListener;
+use super::etcd_config::{TlsListener, local_endpoint_in};
 use super::install_method::InstallMethod;
 use super::options::Options;
 use crate::commands::now;
@@ -72,19 +72,12 @@ fn certificate_dir(method: InstallMethod) -> &'static Path {
     if !is_manual && relation.exists() { relation } else { manual }
 }
 
-/// Returns a client of this unit's own etcd. `None` if the options are invalid.
-pub fn own_client(
-    method: InstallMethod,
-    options: Option<&Options>,
-    certificates: &Certificates,
-    certificate_dir: &Path,
-) -> Option<Client> {
-    let port = options?.port;
-    Some(match certificates {
-        Certificates::All => client(&format!("https://127.0.0.1:{port}"), &method.etcdctl(), certificate_dir),
-        _ => {
-            let endpoint = format!("http://127.0.0.1:{port}");
-            Client::of_endpoint(&method.etcdctl(), &endpoint, Tls::default(), None)
-        }
+/// Returns a client of the etcd that runs with this configuration file of the charm. It shows the client certificate in
+/// `certificate_dir`. `None` if there is no such file.
+pub fn own_client(method: InstallMethod, config: Option<&str>, certificate_dir: &Path) -> Option<Client> {
+    let endpoint = config.and_then(local_endpoint_in)?;
+    Some(match endpoint.starts_with("https:") {
+        true => client(&endpoint, &method.etcdctl(), certificate_dir),
+        false => Client::of_endpoint(&method.etcdctl(), &endpoint, Tls::default(), None),
     })
 }

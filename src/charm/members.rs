@@ -4,9 +4,12 @@ use super::certificates::Certificates;
 use super::cluster::apply::{apply, publish as write};
 use super::cluster::client_access::{LeaderView, client_access};
 use super::cluster::databag::{ApplicationData, UnitData};
-use super::cluster::gather::{announced_voters, members};
+use super::cluster::facts::ClusterFacts;
+use super::cluster::gather::{announced_voters, members, other_voters};
 use super::cluster::membership::{Change, Served, application_data, changes, strangers, unit_data};
+use super::cluster::turn;
 use super::db_relation;
+use super::decide::Plan;
 use super::facts::Facts;
 use super::health::LEARNER;
 use super::hook::Hook;
@@ -27,39 +30,77 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A change makes others possible: a learner that was promoted can promote the next one.
 const MAX_ROUNDS: usize = 3;
 
-/// Makes the changes of the cluster that this unit has to make, and publishes its data. Returns a status to report if
-/// something is wrong. `broken` is the relation whose last hook this is.
-pub fn settle(juju: &Juju, facts: &mut Facts, broken: Option<&str>) -> Option<Status> {
-    let own =
-        own_client(facts.method, facts.options.as_ref().ok(), &facts.certificates, &facts.certificate_dir)?;
-    let (mut served, mut problem) = (None, None);
-    for _ in 0..MAX_ROUNDS {
-        served = gather_served(facts, &own);
-        let planned =
-            if facts.cluster.is_dying() { Vec::new() } else { changes(&facts.cluster, served.as_ref()) };
-        let voters = announced_voters(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir);
-        let mut has_changed = false;
-        for change in planned.iter().filter(|_| served.is_some()) {
-            match apply(change, &own, &voters) {
-                Ok(()) => {
-                    has_changed = true;
-                    log(juju, change);
+/// The end of a hook, after the steps of its plan.
+pub struct HookEnd<'a> {
+    /// The Juju agent.
+    pub juju: &'a Juju,
+    /// The plan of the hook.
+    pub plan: &'a Plan,
+    /// The relation whose last hook this is.
+    pub broken: Option<&'a str>,
+}
+
+impl HookEnd<'_> {
+    /// Makes the changes of the cluster that this unit has to make, and publishes its data. Returns a status to report if
+    /// something is wrong, or if etcd waits for its restart.
+    pub fn settle(&self, facts: &mut Facts) -> Option<Status> {
+        let config = match self.plan.waits_for_turn() {
+            true => facts.current_config.as_deref(),
+            false => Some(facts.wanted_config.as_str()),
+        };
+        let own = own_client(facts.method, config, &facts.certificate_dir)?;
+        let (mut served, mut problem) = (None, None);
+        for _ in 0..MAX_ROUNDS {
+            served = gather_served(facts, &own);
+            let planned =
+                if facts.cluster.is_dying() { Vec::new() } else { changes(&facts.cluster, served.as_ref()) };
+            let voters = announced_voters(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir);
+            let mut has_changed = false;
+            for change in planned.iter().filter(|_| served.is_some()) {
+                match apply(change, &own, &voters) {
+                    Ok(()) => {
+                        has_changed = true;
+                        log(self.juju, change);
+                    }
+                    Err(error) => problem = problem.or(status_of_change(change, &error)),
                 }
-                Err(error) => problem = problem.or(status_of_change(change, &error)),
+            }
+            if !has_changed || problem.is_some() {
+                break;
             }
         }
-        if !has_changed || problem.is_some() {
-            break;
-        }
+        problem = problem.or(self.publish(facts, served.as_ref()));
+        problem.or_else(|| self.waiting_status(&facts.cluster)).or_else(|| status_of_strangers(&facts.cluster))
     }
-    problem = problem.or(publish(juju, facts, served.as_ref(), broken));
-    problem.or_else(|| match strangers(&facts.cluster)[..] {
-        [] => None,
-        ref names => Some(Status::active(format!(
-            "members that belong to no unit, and are never removed: {}",
-            names.join(", ")
-        ))),
-    })
+
+    fn waiting_status(&self, facts: &ClusterFacts) -> Option<Status> {
+        self.plan.waits_for_turn().then(|| turn::waiting_status(facts))
+    }
+
+    /// Publishes the data of this unit, as the leader also that of the application, and the data for clients. Returns a
+    /// status to report if clients wait in vain.
+    pub fn publish(&self, facts: &Facts, served: Option<&Served>) -> Option<Status> {
+        let (juju, cluster) = (self.juju, &facts.cluster);
+        // Until etcd serves with its new configuration, the unit keeps its turn.
+        let wants_restart = match served {
+            Some(_) => self.plan.waits_for_turn(),
+            None => self.plan.needs_restart,
+        };
+        let own = UnitData { wants_restart, ..unit_data(cluster, served, facts.has_member_dir) };
+        let application = match cluster.is_leader {
+            true => application(facts, &own, served),
+            false => cluster.application.clone(),
+        };
+        let published = || -> Result<Option<Status>> {
+            write(juju, cluster, Scope::Unit, &cluster.own.changes_to(&own))?;
+            write(juju, cluster, Scope::Application, &cluster.application.changes_to(&application))?;
+            db_relation::publish(juju, cluster, application.access.as_ref(), self.broken)
+        };
+        published().unwrap_or_else(|error| {
+            stderr::print(&format!("publishing data for other units and clients: {error:#}"));
+            None
+        })
+    }
 }
 
 /// Asks the etcd of this unit for its status and its members. A learner does not list them, so others are asked.
@@ -75,34 +116,10 @@ fn gather_served(facts: &mut Facts, own: &Client) -> Option<Served> {
     Some(Served { status, heir_of: Lineage::read(&facts.data_dir).own })
 }
 
-/// Publishes the data of this unit, as the leader also that of the application, and the data for clients. Returns a status
-/// to report if clients wait in vain.
-pub fn publish(
-    juju: &Juju,
-    facts: &Facts,
-    served: Option<&Served>,
-    broken: Option<&str>,
-) -> Option<Status> {
-    let cluster = &facts.cluster;
-    let own = unit_data(cluster, served, facts.has_member_dir);
-    let application = match cluster.is_leader {
-        true => application(facts, &own, served),
-        false => cluster.application.clone(),
-    };
-    let published = || -> Result<Option<Status>> {
-        write(juju, cluster, Scope::Unit, &cluster.own.changes_to(&own))?;
-        write(juju, cluster, Scope::Application, &cluster.application.changes_to(&application))?;
-        db_relation::publish(juju, cluster, application.access.as_ref(), broken)
-    };
-    published().unwrap_or_else(|error| {
-        stderr::print(&format!("publishing data for other units and clients: {error:#}"));
-        None
-    })
-}
-
 /// Returns the data of the application, which this unit publishes as the leader.
 fn application(facts: &Facts, own: &UnitData, served: Option<&Served>) -> ApplicationData {
     let mut data = application_data(&facts.cluster, own);
+    data.turn = turn::next_turn(&facts.cluster, own, &|| served.is_some() && all_serve(facts));
     let files = (facts.certificates == Certificates::All)
         .then(|| db_relation::read_credentials(&facts.certificate_dir))
         .transpose();
@@ -119,6 +136,24 @@ fn application(facts: &Facts, own: &UnitData, served: Option<&Served>) -> Applic
     };
     data.access = client_access(&facts.cluster, view, now());
     data
+}
+
+/// Whether every other member is a voter, and serves.
+fn all_serve(facts: &Facts) -> bool {
+    let Some(members) = &facts.cluster.members else { return false };
+    let voters = other_voters(&facts.cluster, members, &facts.method.etcdctl(), &facts.certificate_dir);
+    let have_votes = members.iter().all(|member| !member.is_learner);
+    have_votes && voters.iter().all(|voter| voter.current_members().is_ok())
+}
+
+fn status_of_strangers(facts: &ClusterFacts) -> Option<Status> {
+    match strangers(facts)[..] {
+        [] => None,
+        ref names => Some(Status::active(format!(
+            "members that belong to no unit, and are never removed: {}",
+            names.join(", ")
+        ))),
+    }
 }
 
 /// Returns the status after a change that failed, or `None` if the next hook tries again without a word.

@@ -12,7 +12,7 @@ use super::facts::Facts;
 use super::gather;
 use super::health;
 use super::hook::Hook;
-use super::members;
+use super::members::HookEnd;
 use super::report::status_of_error;
 use super::restore_state::{self, RestoreState, lock_data, recover_restore, wait_for_data};
 use super::tls_relation::{self, Destination, TlsRelation};
@@ -106,11 +106,12 @@ impl HookRun<'_> {
             failed = self.apply_steps(&plan.steps, &facts, &own, &mut lock);
         }
         let waits = plan.again.then(|| Status::new("waiting", "waiting for etcd to list this unit"));
-        if let Some(status) = failed.or(plan.status).or(waits) {
-            members::publish(self.juju, &facts, None, self.broken_relation());
+        let end = HookEnd { juju: self.juju, plan: &plan, broken: self.broken_relation() };
+        if let Some(status) = failed.or(plan.status.clone()).or(waits) {
+            end.publish(&facts, None);
             return Ok(status);
         }
-        let member_problem = members::settle(self.juju, &mut facts, self.broken_relation());
+        let member_problem = end.settle(&mut facts);
         let status = health::report_own_etcd(self.juju, self.environment, &facts, &own)?;
         let status = or_problem(status, member_problem);
         Ok(or_problem(or_problem(status, certificate_problem), problem))

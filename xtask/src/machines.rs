@@ -14,6 +14,7 @@ mod easyrsa;
 mod fake_snap;
 mod hook_tools;
 mod interrupted_install;
+mod load;
 pub mod machine;
 mod outcome;
 mod package;
@@ -68,6 +69,7 @@ const SCENARIOS: &[Scenario] = &[
     ("charm: certificates from a relation", scaling::certificates),
     ("charm: from 1 unit to 3 and back to 1", scaling::grow_and_shrink),
     ("charm: restored on 1 unit, and grown to 3 again", scaling::restore_and_grow),
+    ("charm: options changed on 3 units, under load", scaling::restart_in_turn),
     ("documents: every command, typed", documents::typed),
     ("schedule: a timer, from installation to removal", schedule::life),
     ("package: installed, used and removed", package::life),

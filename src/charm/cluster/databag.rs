@@ -20,6 +20,10 @@ pub struct UnitData {
     pub heir_of: BTreeSet<String>,
     /// The founder that this unit agrees to, because it has no data of its own.
     pub founder: Option<String>,
+    /// Whether its etcd has to be restarted.
+    pub wants_restart: bool,
+    /// The unit that may restart, as this unit has seen it.
+    pub seen_turn: Option<String>,
 }
 
 impl UnitData {
@@ -33,10 +37,12 @@ impl UnitData {
             cluster: text("cluster"),
             heir_of: text("heir-of").iter().flat_map(|ids| ids.split(',')).map(str::to_owned).collect(),
             founder: text("founder"),
+            wants_restart: text("wants-restart").is_some(),
+            seen_turn: text("seen-turn"),
         }
     }
 
-    fn pairs(&self) -> [(&'static str, String); 6] {
+    fn pairs(&self) -> [(&'static str, String); 8] {
         let heir_of: Vec<&str> = self.heir_of.iter().map(String::as_str).collect();
         [
             ("peer", self.peer.clone().unwrap_or_default()),
@@ -45,6 +51,8 @@ impl UnitData {
             ("cluster", self.cluster.clone().unwrap_or_default()),
             ("heir-of", heir_of.join(",")),
             ("founder", self.founder.clone().unwrap_or_default()),
+            ("wants-restart", if self.wants_restart { "true" } else { "" }.to_owned()),
+            ("seen-turn", self.seen_turn.clone().unwrap_or_default()),
         ]
     }
 
@@ -107,6 +115,8 @@ pub struct ApplicationData {
     pub founder: Option<String>,
     /// The units whose members are, or may become, part of the cluster. They show which unit a member belonged to after the unit is removed.
     pub known: BTreeMap<String, KnownUnit>,
+    /// The unit that may restart its etcd.
+    pub turn: Option<String>,
     /// What all units publish for clients. `None` until there is a cluster that clients can reach.
     pub access: Option<ClientAccess>,
 }
@@ -119,11 +129,12 @@ impl ApplicationData {
             cluster: value(data, "cluster"),
             founder: value(data, "founder"),
             known: known.unwrap_or_default(),
+            turn: value(data, "turn"),
             access: ClientAccess::read(data),
         }
     }
 
-    fn pairs(&self) -> [(&'static str, String); 8] {
+    fn pairs(&self) -> [(&'static str, String); 9] {
         let known = match self.known.is_empty() {
             true => String::new(),
             false => serde_json::to_string(&self.known).unwrap_or_default(),
@@ -134,6 +145,7 @@ impl ApplicationData {
             ("cluster", self.cluster.clone().unwrap_or_default()),
             ("founder", self.founder.clone().unwrap_or_default()),
             ("known", known),
+            ("turn", self.turn.clone().unwrap_or_default()),
             ("endpoints", access(|access| &access.endpoints)),
             ("version", access(|access| &access.version)),
             ("client-ca", access(|access| &access.credentials.ca)),
@@ -200,6 +212,8 @@ mod tests {
             cluster: Some("1a".into()),
             heir_of: ["2b", "3c"].map(str::to_owned).into(),
             founder: Some("etcd/0".into()),
+            wants_restart: true,
+            seen_turn: Some("etcd/1".into()),
         };
         let written = UnitData::default().changes_to(&unit);
         assert_eq!(UnitData::read(&databag(written)), unit);
@@ -211,6 +225,7 @@ mod tests {
             cluster: Some("1a".into()),
             founder: None,
             known: BTreeMap::from([("etcd/1".to_owned(), known)]),
+            turn: Some("etcd/1".into()),
             access: Some(access()),
         };
         let written = ApplicationData::default().changes_to(&application);

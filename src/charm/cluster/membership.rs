@@ -87,11 +87,12 @@ pub fn unit_data(facts: &ClusterFacts, served: Option<&Served>, has_data: bool) 
     let Some(served) = served else {
         // While etcd does not answer, its member stays where it was.
         if has_data {
-            return facts.own.clone();
+            return UnitData { seen_turn: facts.application.turn.clone(), ..facts.own.clone() };
         }
         return UnitData {
             peer: facts.urls.as_ref().map(|urls| urls.peer.clone()),
             founder: facts.application.founder.clone(),
+            seen_turn: facts.application.turn.clone(),
             ..UnitData::default()
         };
     };
@@ -111,6 +112,8 @@ pub fn unit_data(facts: &ClusterFacts, served: Option<&Served>, has_data: bool) 
         cluster: Some(hex(served.status.cluster_id)),
         heir_of: served.heir_of.clone(),
         founder: None,
+        wants_restart: false,
+        seen_turn: facts.application.turn.clone(),
     }
 }
 

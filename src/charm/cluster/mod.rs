@@ -13,3 +13,4 @@ pub mod facts;
 pub mod gather;
 pub mod membership;
 pub mod role;
+pub mod turn;

@@ -133,10 +133,9 @@ mod tests {
             relation: Some("cluster:0".into()),
             application: ApplicationData {
                 cluster: Some("1a".into()),
-                founder: None,
                 known: [("etcd/0".to_owned(), known(0, Some("0"))), ("etcd/1".to_owned(), known(1, None))]
                     .into(),
-                access: None,
+                ..ApplicationData::default()
             },
             others: [("etcd/0".to_owned(), serving)].into(),
             urls: Some(urls(1)),

@@ -59,7 +59,8 @@ fn empty() -> Facts {
 
 #[track_caller]
 fn assert_steps(facts: &Facts, steps: &[Step]) {
-    assert_eq!(decide(facts), Plan { steps: steps.to_vec(), status: None, again: false });
+    let needs_restart = steps.contains(&Step::Restart);
+    assert_eq!(decide(facts), Plan { steps: steps.to_vec(), status: None, again: false, needs_restart });
 }
 
 #[track_caller]
@@ -135,6 +136,33 @@ fn restarts_etcd_only_for_a_new_configuration() {
         &Facts { is_service_set_up: false, ..serving() },
         &[Step::Configure, Step::Restart, Step::UpdatePorts],
     );
+}
+
+#[test]
+fn a_member_of_several_restarts_only_in_its_turn() {
+    let mut changed = Facts { hook: Hook::ConfigChanged, wanted_config: own_config("b"), ..serving() };
+    changed.cluster = Facts { has_member_dir: true, ..joining(true) }.cluster;
+    for (turn, has_asked, steps) in [
+        (None, false, &[Step::UpdatePorts][..]),
+        (Some("etcd/0"), true, &[Step::UpdatePorts]),
+        (Some("etcd/1"), false, &[Step::UpdatePorts]),
+        (Some("etcd/1"), true, &[Step::Configure, Step::Restart, Step::UpdatePorts]),
+    ] {
+        changed.cluster.application.turn = turn.map(str::to_owned);
+        changed.cluster.own.wants_restart = has_asked;
+        let plan = decide(&changed);
+        assert_eq!((plan.steps.as_slice(), plan.needs_restart), (steps, true), "{turn:?}");
+        assert_eq!(plan.waits_for_turn(), steps.len() == 1);
+    }
+    // An etcd that does not run is started at once, with its new configuration.
+    changed.cluster.application.turn = None;
+    assert_steps(
+        &Facts { is_running: false, ..changed.clone() },
+        &[Step::Configure, Step::Start, Step::UpdatePorts],
+    );
+    // The authority's certificate has changed.
+    let authority = Facts { wanted_config: own_config("a"), runs_old_config: true, ..changed };
+    assert!(decide(&authority).waits_for_turn());
 }
 
 #[test]
@@ -379,8 +407,8 @@ fn joining(is_listed: bool) -> Facts {
 #[test]
 fn joins_from_every_point_at_which_a_hook_can_be_killed() {
     let starts = [Step::CreateDataDir, Step::Configure, Step::Start, Step::UpdatePorts];
-    let first = Plan { steps: vec![Step::Install, Step::AddMember], status: None, again: true };
-    assert_eq!(decide(&joining(false)), first);
+    let first = decide(&joining(false));
+    assert_eq!((first.steps.as_slice(), first.again), (&[Step::Install, Step::AddMember][..], true));
     let installed = Facts { is_installed: true, has_install_guard: true, ..joining(false) };
     assert_eq!(decide(&installed).steps, [Step::AddMember]);
     // Added, but not started.

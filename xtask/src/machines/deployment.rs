@@ -90,6 +90,21 @@ impl<'m> Deployment<'m> {
         Ok(name)
     }
 
+    /// Runs `juju config etcd NAME=VALUE…`: sets these options, and all others to their defaults.
+    pub fn configure(&mut self, changes: &[(&str, Value)]) -> Result<()> {
+        let config = fs::read_to_string(workspace::root()?.join("config.yaml"))?;
+        let changes = changes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let options = fake_juju::options::set(&config, changes).map_err(anyhow::Error::msg)?;
+        for (unit, machine) in &self.machines {
+            machine.write(
+                &format!("{}/config.json", agent(unit)),
+                &Value::Object(options.clone()).to_string(),
+            )?;
+        }
+        self.model.change_config(APPLICATION);
+        Ok(())
+    }
+
     /// Runs hooks of all units, one of each unit at the same time, until none is left.
     pub fn settle(&mut self) -> Result<()> {
         for _ in 0..MAX_ROUNDS {
@@ -167,7 +182,12 @@ impl<'m> Deployment<'m> {
     }
 
     /// Runs an action of a unit. Returns the reason for which it failed, if it did, and its results by their dotted keys.
-    pub fn attempt_action(&self, unit: &str, name: &str, params: Value) -> Result<(String, Map<String, Value>)> {
+    pub fn attempt_action(
+        &self,
+        unit: &str,
+        name: &str,
+        params: Value,
+    ) -> Result<(String, Map<String, Value>)> {
         let machine = self.machine(unit)?;
         let agent = agent(unit);
         let actions = fs::read_to_string(workspace::root()?.join("actions.yaml"))?;

@@ -61,9 +61,8 @@ fn settled() -> ClusterFacts {
         relation: Some("cluster:0".into()),
         application: ApplicationData {
             cluster: Some("1a".into()),
-            founder: None,
             known: numbers.map(|n| (unit(n), known(n))).into(),
-            access: None,
+            ..ApplicationData::default()
         },
         own: published(1),
         others: [2, 10].map(|n| (unit(n), published(n))).into(),

@@ -1,0 +1,133 @@
+//! Restarts by turn: an etcd whose configuration has changed is restarted only while all other members serve. Pure.
+//!
+//! Must never let two members restart at the same time. A unit publishes that it has to restart; the leader gives the turn to
+//! one unit, which keeps it until its etcd serves with the new configuration. Units publish the turn that they have seen: that
+//! makes Juju run a hook of a leader that has given the turn to itself.
+
+use super::databag::UnitData;
+use super::facts::ClusterFacts;
+use crate::juju::{GoalUnit, Status};
+
+/// Whether this unit may restart its etcd now: no other unit serves, or it has the turn. A turn that it has not asked for may
+/// be one that the leader has already given to another unit.
+pub fn may_restart(facts: &ClusterFacts) -> bool {
+    let has_turn = facts.application.turn.as_ref() == Some(&facts.unit);
+    facts.other_serving_unit().is_none() || (has_turn && facts.own.wants_restart)
+}
+
+/// Returns the unit that may restart from now on. `own` is the data that this unit, the leader, publishes now. `others_serve` is
+/// asked only about a unit that waits for its turn: whether every member but that of the unit serves. The one of the unit may
+/// not be reachable any more, because its address has changed.
+pub fn next_turn(
+    facts: &ClusterFacts,
+    own: &UnitData,
+    others_serve: &dyn Fn(&str) -> bool,
+) -> Option<String> {
+    let published = |unit: &str| if unit == facts.unit { Some(own) } else { facts.others.get(unit) };
+    let waits = |unit: &&String| {
+        let stays = facts.units.get(*unit).is_some_and(|unit: &GoalUnit| !unit.is_dying());
+        stays && published(unit).is_some_and(|published| published.wants_restart)
+    };
+    let holder = facts.application.turn.as_ref().filter(waits);
+    if holder.is_some() {
+        return holder.cloned();
+    }
+    facts.units.keys().filter(waits).find(|unit| others_serve(unit)).cloned()
+}
+
+/// Returns the status of a unit that waits for its turn, after its etcd was found healthy.
+pub fn waiting_status(facts: &ClusterFacts) -> Status {
+    let holder = facts.application.turn.as_ref().filter(|holder| **holder != facts.unit);
+    let message = match holder {
+        Some(holder) => format!("restarts with its new configuration after {holder}"),
+        None => "restarts with its new configuration when all members serve".to_owned(),
+    };
+    Status::new("waiting", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::databag::{ApplicationData, KnownUnit};
+    use super::*;
+
+    fn data(wants_restart: bool) -> UnitData {
+        UnitData {
+            cluster: Some("1a".into()),
+            member: Some("1".into()),
+            wants_restart,
+            ..UnitData::default()
+        }
+    }
+
+    /// The facts of etcd/1. The units are `NUMBER STATUS WANTS-RESTART`.
+    fn facts(units: &[(u8, &str, bool)], turn: Option<&str>) -> ClusterFacts {
+        let name = |number: u8| format!("etcd/{number}");
+        let mut facts = ClusterFacts {
+            unit: name(1),
+            application: ApplicationData { turn: turn.map(str::to_owned), ..ApplicationData::default() },
+            ..ClusterFacts::default()
+        };
+        for (number, status, wants_restart) in units {
+            facts.units.insert(name(*number), GoalUnit { status: (*status).into() });
+            match number {
+                1 => facts.own = data(*wants_restart),
+                _ => drop(facts.others.insert(name(*number), data(*wants_restart))),
+            }
+        }
+        facts
+    }
+
+    #[test]
+    fn one_unit_after_the_other_restarts() {
+        let all = [(0, "active", true), (1, "active", true), (2, "active", true)];
+        let one_done = [(0, "active", false), all[1], all[2]];
+        for (units, turn, serve, expected) in [
+            (&all[..], None, true, Some("etcd/0")),
+            (&all, None, false, None),
+            // The holder keeps it while its etcd restarts, and also if it does not come back.
+            (&all, Some("etcd/1"), true, Some("etcd/1")),
+            (&all, Some("etcd/1"), false, Some("etcd/1")),
+            (&one_done, Some("etcd/0"), true, Some("etcd/1")),
+            (&one_done, Some("etcd/0"), false, None),
+            // The holder is being removed, or is gone.
+            (&[(0, "dying", true), all[1], all[2]], Some("etcd/0"), true, Some("etcd/1")),
+            (&all[1..], Some("etcd/0"), true, Some("etcd/1")),
+            (&[(0, "active", false), (1, "active", false)], Some("etcd/0"), true, None),
+        ] {
+            let facts = facts(units, turn);
+            let own = facts.own.clone();
+            assert_eq!(next_turn(&facts, &own, &|_| serve).as_deref(), expected, "{units:?} {turn:?}");
+        }
+        let settled = facts(&[(0, "active", false), (1, "active", false)], None);
+        assert_eq!(next_turn(&settled, &settled.own, &|_| panic!("etcd was asked without need")), None);
+        // etcd/2 does not answer, because its address has changed: it restarts first.
+        let moved = facts(&all, None);
+        let turn = next_turn(&moved, &moved.own, &|unit| unit == "etcd/2");
+        assert_eq!(turn.as_deref(), Some("etcd/2"));
+    }
+
+    #[test]
+    fn restarts_alone_or_with_the_turn_that_it_asked_for() {
+        let two = |wants: bool, turn| facts(&[(0, "active", false), (1, "active", wants)], turn);
+        assert!(may_restart(&two(true, Some("etcd/1"))));
+        assert!(!may_restart(&two(true, Some("etcd/0"))) && !may_restart(&two(true, None)));
+        // The turn is of an earlier restart: the leader may have passed it on.
+        assert!(!may_restart(&two(false, Some("etcd/1"))));
+        assert!(may_restart(&facts(&[(1, "active", false)], None)));
+        // Others exist, and do not serve yet.
+        let mut first = two(false, None);
+        first.others.insert("etcd/0".into(), UnitData::default());
+        assert!(may_restart(&first));
+        let known = KnownUnit { peer: String::new(), member: Some("0".into()) };
+        first.application.known.insert("etcd/0".into(), known);
+        assert!(!may_restart(&first));
+    }
+
+    #[test]
+    fn names_the_unit_that_restarts_first() {
+        assert!(waiting_status(&facts(&[], Some("etcd/0"))).message.ends_with("after etcd/0"));
+        for turn in [None, Some("etcd/1")] {
+            assert!(waiting_status(&facts(&[], turn)).message.ends_with("when all members serve"));
+        }
+    }
+}
