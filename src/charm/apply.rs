@@ -50,7 +50,7 @@ impl Executor<'_> {
                 write_public(&drop_in, &etcd_config::install_guard(&drop_in))?;
                 systemd::daemon_reload()?;
                 install::install(*method, self.options()?, self.juju, self.proxies)?;
-                Ok(method.check_version()?)
+                Ok(method.check_version(method.version().as_ref())?)
             }
             Step::AddMember => self.add_member(),
             Step::Leave => self.leave(),

@@ -105,8 +105,8 @@ pub fn decide(facts: &Facts) -> Plan {
     match role(&facts.cluster, facts.has_member_dir) {
         Role::Run | Role::Join { is_listed: true } => {}
         Role::Join { is_listed: false } => {
-            let mut steps = installation(facts);
-            steps.push(Step::AddMember);
+            // Whether this etcd can join is known only after its installation.
+            let steps = if facts.is_installed { vec![Step::AddMember] } else { installation(facts) };
             return Plan { steps, status: None, again: true, needs_restart: false };
         }
         Role::Wait(status) if status.is_blocked() => return Plan::status_only(status),

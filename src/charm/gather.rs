@@ -13,9 +13,10 @@ use super::restore_state::RestoreState;
 use super::unit_record::{DataState, UnitRecord, open_data_dir};
 use crate::commands::{Environment, now};
 use crate::error::Refusal;
-use crate::etcd;
+use crate::etcd::certificates::common_name;
 use crate::etcd::service::main_pid;
 use crate::etcd::site;
+use crate::etcd::versions::Version;
 use crate::exchange::MEMBER;
 use crate::juju::{Juju, Resource};
 use crate::system::owner::Owner;
@@ -88,8 +89,13 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
     let listening = Listening::gather(juju, method, user)?;
     let urls = listening.urls(options.as_ref().ok());
     let mut cluster = cluster::gather(juju, &own.unit, urls)?;
+    let version = installed.and_then(InstallMethod::version);
+    cluster.version = version.as_ref().map(Version::to_string);
+    cluster.certificate_user = common_name(&listening.dir.join("client.crt"));
     if cluster.is_dying() || !has_member_dir && cluster.is_admitted() {
-        cluster.members = ask_for_members(&cluster, method, own_config, listening.dir);
+        let mut voters = cluster::announced_voters(&cluster, &method.etcdctl(), listening.dir);
+        voters.extend(own_client(method, own_config, listening.dir));
+        cluster::ask_for_members(&mut cluster, &voters);
     }
     let wanted_config = match &options {
         Ok(options) => {
@@ -112,7 +118,7 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
         options,
         method,
         is_installed: installed.is_some(),
-        version_check: if installed.is_some() { method.check_version() } else { Ok(()) },
+        version_check: method.check_version(version.as_ref()),
         foreign_etcd: foreign_etcd(own_config, &data_dir, has_install_guard)?,
         has_own_config: own_config.is_some(),
         data,
@@ -150,18 +156,6 @@ fn wanted_config(
         }
         _ => text,
     })
-}
-
-/// Asks the voters of other units for the members of the cluster, and then this unit's own etcd.
-fn ask_for_members(
-    facts: &ClusterFacts,
-    method: InstallMethod,
-    own_config: Option<&str>,
-    certificate_dir: &Path,
-) -> Option<Vec<etcd::member::Member>> {
-    let mut voters = cluster::announced_voters(facts, &method.etcdctl(), certificate_dir);
-    voters.extend(own_client(method, own_config, certificate_dir));
-    cluster::members(&voters)
 }
 
 /// Returns the members in the form of etcd's `initial-cluster`, if they already include this unit.

@@ -143,27 +143,33 @@ impl InstallMethod {
         }
     }
 
-    /// Checks that the installed etcd reads the configuration file that the charm writes.
+    /// Returns the version of the installed etcd. `None` if etcd cannot even run, which its start reports.
+    pub fn version(self) -> Option<Version> {
+        let output = Program::new(self.server()).args(["--version"]).run().ok()?;
+        Version::from_output(&output.text(), "etcd Version:")
+    }
+
+    /// Checks that an etcd of this version reads the configuration file that the charm writes.
     ///
     /// # Errors
-    /// If etcd is older than 3.4.
-    pub fn check_version(self) -> Result<(), Refusal> {
-        let server = match self {
-            Self::Snap => PathBuf::from("/snap/etcd/current/bin/etcd"),
-            Self::Debian | Self::Release => self.programs()[0].clone(),
-        };
-        // If etcd cannot even run, its start reports that.
-        let output =
-            Program::new(&server).args(["--version"]).run().map(|output| output.text()).unwrap_or_default();
-        match version_if_too_old(&output) {
+    /// If it is older than 3.4.
+    pub fn check_version(self, version: Option<&Version>) -> Result<(), Refusal> {
+        match version.filter(|version| !version.has(READS_CONFIG_FILE_VARIABLE)) {
             None => Ok(()),
             Some(version) => Err(Refusal::new(
                 format!(
                     "{} is etcd {version}, but the charm needs 3.4 or newer (for ETCD_CONFIG_FILE)",
-                    server.display()
+                    self.server().display()
                 ),
                 "remove this etcd, then: juju attach-resource APPLICATION etcd=etcd-vX.Y.Z-linux-ARCH.tar.gz",
             )),
+        }
+    }
+
+    fn server(self) -> PathBuf {
+        match self {
+            Self::Snap => PathBuf::from("/snap/etcd/current/bin/etcd"),
+            Self::Debian | Self::Release => self.programs()[0].clone(),
         }
     }
 
@@ -185,11 +191,6 @@ impl InstallMethod {
         };
         [Path::new(dir).join(server), Path::new(dir).join(client)]
     }
-}
-
-/// Returns the version in the output of `etcd --version` (`etcd Version: 3.3.25`) if it is older than 3.4.
-fn version_if_too_old(output: &str) -> Option<Version> {
-    Version::from_output(output, "etcd Version:").filter(|version| !version.has(READS_CONFIG_FILE_VARIABLE))
 }
 
 #[cfg(test)]
@@ -229,19 +230,16 @@ mod tests {
 
     #[test]
     fn an_etcd_before_3_4_is_too_old() {
-        for (output, expected) in [
-            ("etcd Version: 3.3.25\nGit SHA: Not provided\n", Some("3.3.25")),
-            ("etcd Version: 2.3.8\n", Some("2.3.8")),
-            ("etcd Version: 3.4.23\nGo OS/Arch: linux/amd64\n", None),
-            ("etcd Version: 3.10.0\n", None),
-            ("nonsense", None),
-            ("", None),
+        for (version, is_too_old) in [
+            (Some("3.3.25"), true),
+            (Some("2.3.8"), true),
+            (Some("3.4.23"), false),
+            (Some("3.10.0"), false),
+            (None, false),
         ] {
-            assert_eq!(
-                version_if_too_old(output).map(|version| version.to_string()).as_deref(),
-                expected,
-                "{output}"
-            );
+            let version = version.and_then(Version::parse);
+            let checked = InstallMethod::Debian.check_version(version.as_ref());
+            assert_eq!(checked.is_err(), is_too_old, "{version:?}");
         }
     }
 }

@@ -4,8 +4,8 @@ use super::certificates::Certificates;
 use super::cluster::apply::{apply, publish as write};
 use super::cluster::client_access::{LeaderView, client_access};
 use super::cluster::databag::{ApplicationData, UnitData};
-use super::cluster::facts::ClusterFacts;
-use super::cluster::gather::{announced_voters, members, other_voters};
+use super::cluster::facts::{ClusterFacts, member_name, status_of_refused_charm};
+use super::cluster::gather::{announced_voters, ask_for_members, other_voters};
 use super::cluster::membership::{Change, Served, application_data, changes, strangers, unit_data};
 use super::cluster::turn;
 use super::db_relation;
@@ -17,6 +17,7 @@ use super::listening::own_client;
 use super::report::status_of_error;
 use crate::commands::now;
 use crate::etcd::client::{Client, MembershipRefusal};
+use crate::etcd::member::Member;
 use crate::exchange::Lineage;
 use crate::juju::{Juju, Scope, Status};
 use crate::system::stderr;
@@ -69,8 +70,11 @@ impl HookEnd<'_> {
                 break;
             }
         }
+        problem = problem.or_else(|| status_of_refusal(&facts.cluster));
         problem = problem.or(self.publish(facts, served.as_ref()));
-        problem.or_else(|| self.waiting_status(&facts.cluster)).or_else(|| status_of_strangers(&facts.cluster))
+        problem
+            .or_else(|| self.waiting_status(&facts.cluster))
+            .or_else(|| status_of_strangers(&facts.cluster))
     }
 
     fn waiting_status(&self, facts: &ClusterFacts) -> Option<Status> {
@@ -112,14 +116,14 @@ fn gather_served(facts: &mut Facts, own: &Client) -> Option<Served> {
         true => announced_voters(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir),
         false => vec![own.clone()],
     };
-    facts.cluster.members = members(&voters);
+    ask_for_members(&mut facts.cluster, &voters);
     Some(Served { status, heir_of: Lineage::read(&facts.data_dir).own })
 }
 
 /// Returns the data of the application, which this unit publishes as the leader.
 fn application(facts: &Facts, own: &UnitData, served: Option<&Served>) -> ApplicationData {
     let mut data = application_data(&facts.cluster, own);
-    data.turn = turn::next_turn(&facts.cluster, own, &|| served.is_some() && all_serve(facts));
+    data.turn = turn::next_turn(&facts.cluster, own, &|unit| served.is_some() && others_serve(facts, unit));
     let files = (facts.certificates == Certificates::All)
         .then(|| db_relation::read_credentials(&facts.certificate_dir))
         .transpose();
@@ -138,12 +142,20 @@ fn application(facts: &Facts, own: &UnitData, served: Option<&Served>) -> Applic
     data
 }
 
-/// Whether every other member is a voter, and serves.
-fn all_serve(facts: &Facts) -> bool {
+/// Whether all members are voters, and all but that of `unit` serve. That of this unit does.
+fn others_serve(facts: &Facts, unit: &str) -> bool {
     let Some(members) = &facts.cluster.members else { return false };
-    let voters = other_voters(&facts.cluster, members, &facts.method.etcdctl(), &facts.certificate_dir);
+    let name = member_name(unit);
+    let others: Vec<Member> = members.iter().filter(|member| member.name != name).cloned().collect();
+    let voters = other_voters(&facts.cluster, &others, &facts.method.etcdctl(), &facts.certificate_dir);
     let have_votes = members.iter().all(|member| !member.is_learner);
     have_votes && voters.iter().all(|voter| voter.current_members().is_ok())
+}
+
+/// Returns the status of a unit that is not alone, and whose etcd refuses the charm. A single unit needs no list of members.
+fn status_of_refusal(facts: &ClusterFacts) -> Option<Status> {
+    let is_refused = facts.refuses_charm && facts.other_units().next().is_some();
+    is_refused.then(|| status_of_refused_charm(facts))
 }
 
 fn status_of_strangers(facts: &ClusterFacts) -> Option<Status> {
@@ -161,9 +173,7 @@ fn status_of_change(change: &Change, error: &anyhow::Error) -> Option<Status> {
     match change {
         Change::Promote(_) => None,
         Change::PromoteSelf(_) => Some(match MembershipRefusal::from_error(error) {
-            Some(refusal) if refusal.is_temporary() => {
-                Status::new("waiting", LEARNER)
-            }
+            Some(refusal) if refusal.is_temporary() => Status::new("waiting", LEARNER),
             _ => status_of_error(error, "becoming a voter"),
         }),
         Change::Move(..) => Some(status_of_error(error, "changing the URL for peers")),

@@ -32,6 +32,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+/// The plans of a unit that joins: install etcd, add the member, run it.
+const MAX_PLANS: usize = 3;
 /// How long the removal of a unit waits for other runs on its data. A snapshot is much shorter.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -100,8 +102,11 @@ impl HookRun<'_> {
         let problem = self.write_backup_settings(&Ownership { own: &own, owns_etcd });
         let mut plan = decide(&facts);
         let mut failed = self.apply_steps(&plan.steps, &facts, &own, &mut lock);
-        if plan.again && failed.is_none() {
-            facts = gather::gather(self.juju, self.hook, &own, restore)?;
+        for _ in 1..MAX_PLANS {
+            if !plan.again || failed.is_some() {
+                break;
+            }
+            facts = gather::gather(self.juju, self.hook, &own, restore.clone())?;
             plan = decide(&facts);
             failed = self.apply_steps(&plan.steps, &facts, &own, &mut lock);
         }

@@ -120,6 +120,13 @@ impl Issuer {
     }
 }
 
+/// Returns the common name of the first certificate in the PEM file `path`. etcd takes it as the user of a client. `None` if
+/// there is no such file or name.
+pub fn common_name(path: &Path) -> Option<String> {
+    let name = first_certificate(path).ok()?.subject().common_name().ok()??;
+    Some(name.as_ref().to_owned())
+}
+
 /// The host names and addresses in a server's certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostNames(Vec<GeneralName>);
@@ -365,6 +372,25 @@ pub(crate) mod tests {
     /// Returns the names in a certificate for these hosts.
     pub fn naming(hosts: &[&str]) -> HostNames {
         read_back(hosts).unwrap()
+    }
+
+    #[test]
+    fn reads_the_common_name_and_the_issuer() {
+        let dir = tempfile::tempdir().unwrap();
+        let cert = dir.path().join("c.crt");
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "etcd-1");
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        fs::write(&cert, &pem).unwrap();
+        assert_eq!(common_name(&cert).as_deref(), Some("etcd-1"));
+        assert_eq!(common_name(&dir.path().join("missing")), None);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "etcd-2");
+        let other = params.self_signed(&key).unwrap().pem();
+        assert_eq!(Issuer::parse(pem.as_bytes()).unwrap(), Issuer::parse(pem.as_bytes()).unwrap());
+        assert_ne!(Issuer::parse(pem.as_bytes()).unwrap(), Issuer::parse(other.as_bytes()).unwrap());
+        assert!(Issuer::parse(b"nonsense").is_err());
     }
 
     #[test]

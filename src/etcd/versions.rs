@@ -233,6 +233,18 @@ impl Version {
         self.minor.rank() > other.rank()
     }
 
+    /// Returns the oldest of these versions. It decides the version of their cluster.
+    pub fn oldest(versions: impl Iterator<Item = Self>) -> Option<Self> {
+        versions.min_by_key(|version| (version.minor.rank(), version.patch))
+    }
+
+    /// Whether it can become a member of a cluster whose oldest member is an etcd `oldest`. etcd refuses a member that is
+    /// older than its cluster, and supports a difference of one minor version.
+    pub fn can_join(&self, oldest: &Self) -> bool {
+        let (own, oldest) = (self.minor, oldest.minor);
+        own.major == oldest.major && (own.minor == oldest.minor || own.minor == oldest.minor + 1)
+    }
+
     /// Whether it cannot start on a data directory that etcd `data` served last.
     pub fn cannot_start_on(&self, data: Minor) -> bool {
         self.is_older_than(data) || (self.has(CANNOT_READ_OLD_LOGS) && data.rank() < FIRST_NEW_LOG)

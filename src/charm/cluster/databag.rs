@@ -20,6 +20,8 @@ pub struct UnitData {
     pub heir_of: BTreeSet<String>,
     /// The founder that this unit agrees to, because it has no data of its own.
     pub founder: Option<String>,
+    /// The version of the etcd that serves.
+    pub version: Option<String>,
     /// Whether its etcd has to be restarted.
     pub wants_restart: bool,
     /// The unit that may restart, as this unit has seen it.
@@ -37,12 +39,13 @@ impl UnitData {
             cluster: text("cluster"),
             heir_of: text("heir-of").iter().flat_map(|ids| ids.split(',')).map(str::to_owned).collect(),
             founder: text("founder"),
+            version: text("version"),
             wants_restart: text("wants-restart").is_some(),
             seen_turn: text("seen-turn"),
         }
     }
 
-    fn pairs(&self) -> [(&'static str, String); 8] {
+    fn pairs(&self) -> [(&'static str, String); 9] {
         let heir_of: Vec<&str> = self.heir_of.iter().map(String::as_str).collect();
         [
             ("peer", self.peer.clone().unwrap_or_default()),
@@ -51,6 +54,7 @@ impl UnitData {
             ("cluster", self.cluster.clone().unwrap_or_default()),
             ("heir-of", heir_of.join(",")),
             ("founder", self.founder.clone().unwrap_or_default()),
+            ("version", self.version.clone().unwrap_or_default()),
             ("wants-restart", if self.wants_restart { "true" } else { "" }.to_owned()),
             ("seen-turn", self.seen_turn.clone().unwrap_or_default()),
         ]
@@ -212,6 +216,7 @@ mod tests {
             cluster: Some("1a".into()),
             heir_of: ["2b", "3c"].map(str::to_owned).into(),
             founder: Some("etcd/0".into()),
+            version: Some("3.5.16".into()),
             wants_restart: true,
             seen_turn: Some("etcd/1".into()),
         };

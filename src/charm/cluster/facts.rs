@@ -2,7 +2,7 @@
 
 use super::databag::{ApplicationData, UnitData};
 use crate::etcd::member::Member;
-use crate::juju::GoalUnit;
+use crate::juju::{GoalUnit, Status};
 use std::collections::BTreeMap;
 
 /// The URLs under which others reach the etcd of this unit, if its certificates suffice for peers.
@@ -39,6 +39,22 @@ pub struct ClusterFacts {
     pub certificate_problem: Option<String>,
     /// The members of the cluster. `None` if etcd was not asked, or no voter answered.
     pub members: Option<Vec<Member>>,
+    /// Whether a voter refused to list them, because authentication is enabled and the charm has no login.
+    pub refuses_charm: bool,
+    /// The common name of the certificate that the charm shows etcd, which takes it as the user.
+    pub certificate_user: Option<String>,
+    /// The version of the etcd that is installed on this unit.
+    pub version: Option<String>,
+}
+
+/// Returns the status of a unit to which etcd does not list its members.
+pub fn status_of_refused_charm(facts: &ClusterFacts) -> Status {
+    let is_plain = |name: &&str| name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    let user = facts.certificate_user.as_deref().filter(is_plain).unwrap_or("USER");
+    Status::blocked(
+        "authentication is enabled, and the user in the charm's client certificate needs the role root",
+        &format!("etcdctl user add {user} --no-password; etcdctl user grant-role {user} root"),
+    )
 }
 
 /// Returns the name of a unit's member: the unit's name without its slash, as in the older charm.
@@ -90,7 +106,9 @@ impl ClusterFacts {
             learner.is_some_and(|learner| known.is_some_and(|known| learner.peer_urls.contains(&known.peer)))
         };
         let joins = |unit: &str| self.application.known.get(unit).is_some_and(|known| known.member.is_none());
-        self.other_units().find(|unit| is_learner(unit)).or_else(|| self.other_units().find(|unit| joins(unit)))
+        self.other_units()
+            .find(|unit| is_learner(unit))
+            .or_else(|| self.other_units().find(|unit| joins(unit)))
     }
 
     /// Returns a unit other than this one that serves a cluster, as far as this unit knows.
@@ -147,9 +165,16 @@ mod tests {
             known: [known(0, Some("a")), known(1, None), known(2, None), known(3, None)].into(),
             ..ApplicationData::default()
         };
-        let facts =
-            ClusterFacts { unit: "etcd/2".into(), units: units.into(), application, ..ClusterFacts::default() };
-        assert_eq!(ClusterFacts { members: Some(vec![learner(3)]), ..facts.clone() }.joining_unit(), Some("etcd/3"));
+        let facts = ClusterFacts {
+            unit: "etcd/2".into(),
+            units: units.into(),
+            application,
+            ..ClusterFacts::default()
+        };
+        assert_eq!(
+            ClusterFacts { members: Some(vec![learner(3)]), ..facts.clone() }.joining_unit(),
+            Some("etcd/3")
+        );
         // The list of members is from before it was added.
         assert_eq!(facts.joining_unit(), Some("etcd/1"));
         let alone = ClusterFacts { application: ApplicationData::default(), ..facts };

@@ -3,6 +3,7 @@
 use super::databag::{ApplicationData, UnitData};
 use super::facts::{ClusterFacts, Urls};
 use crate::etcd::client::Client;
+use crate::etcd::diagnose::is_permission_denied;
 use crate::etcd::member::Member;
 use crate::etcd::tls::Tls;
 use crate::juju::Juju;
@@ -72,15 +73,17 @@ pub fn client(url: &str, etcdctl: &Path, dir: &Path) -> Client {
     Client::of_endpoint(etcdctl, url, tls, None)
 }
 
-/// Returns the members of the cluster, as the first of these voters that answers lists them.
-pub fn members(voters: &[Client]) -> Option<Vec<Member>> {
-    voters.iter().find_map(|voter| match voter.current_members() {
+/// Asks for the members of the cluster. The first of these voters that answers decides.
+pub fn ask_for_members(facts: &mut ClusterFacts, voters: &[Client]) {
+    facts.refuses_charm = false;
+    facts.members = voters.iter().find_map(|voter| match voter.current_members() {
         Ok(members) => Some(members),
         Err(error) => {
+            facts.refuses_charm |= is_permission_denied(&error);
             stderr::print(&format!("asking a member of the cluster: {error:#}"));
             None
         }
-    })
+    });
 }
 
 /// Returns the value of `initial-cluster` for a new member `name` at `url`. etcd compares the URLs of all members, but only

@@ -112,6 +112,7 @@ pub fn unit_data(facts: &ClusterFacts, served: Option<&Served>, has_data: bool) 
         cluster: Some(hex(served.status.cluster_id)),
         heir_of: served.heir_of.clone(),
         founder: None,
+        version: Some(served.status.version.clone()),
         wants_restart: false,
         seen_turn: facts.application.turn.clone(),
     }
@@ -124,7 +125,8 @@ fn urls_of_member(
     members: &[Member],
 ) -> (Option<String>, Option<String>) {
     let own = members.iter().find(|member| member.id == served.status.member_id);
-    let is_there = |urls: &&Urls| own.map_or(served.status.is_learner, |own| own.peer_urls.contains(&urls.peer));
+    let is_there =
+        |urls: &&Urls| own.map_or(served.status.is_learner, |own| own.peer_urls.contains(&urls.peer));
     let urls = facts.urls.as_ref().filter(is_there);
     let is_voter = own.is_some_and(|own| !own.is_learner);
     (urls.map(|urls| urls.peer.clone()), urls.filter(|_| is_voter).map(|urls| urls.client.clone()))

@@ -3,7 +3,8 @@
 //! Must never let two units each start a cluster. The leader names a founder. The founder starts when every other unit has
 //! agreed, which only a unit without data does. A unit that says nothing may run an older charm, and have an etcd.
 
-use super::facts::ClusterFacts;
+use super::facts::{ClusterFacts, status_of_refused_charm};
+use crate::etcd::versions::Version;
 use crate::juju::Status;
 
 /// What a unit does about the cluster.
@@ -56,10 +57,29 @@ fn role_of_joiner(facts: &ClusterFacts, other: &str) -> Role {
     match &facts.members {
         Some(members) => {
             let is_listed = members.iter().any(|member| member.peer_urls.contains(&urls.peer));
-            Role::Join { is_listed }
+            version_obstacle(facts).map_or(Role::Join { is_listed }, Role::Wait)
         }
+        None if facts.refuses_charm => Role::Wait(status_of_refused_charm(facts)),
         None => waiting(format!("waiting for the etcd of {other} to answer")),
     }
+}
+
+/// Returns the status of a unit whose etcd cannot become a member: it is older than the oldest member, which decides the
+/// version of the cluster, or newer by more than one minor version.
+fn version_obstacle(facts: &ClusterFacts) -> Option<Status> {
+    let own = Version::parse(facts.version.as_ref()?)?;
+    let theirs = facts.others.values().filter_map(|published| published.version.as_deref());
+    let oldest = Version::oldest(theirs.filter_map(Version::parse))?;
+    (!own.can_join(&oldest)).then(|| {
+        Status::blocked(
+            &format!("etcd {own} of this unit cannot join a cluster with etcd {oldest}"),
+            &format!(
+                "juju remove-unit {}, juju attach-resource APPLICATION etcd=RELEASE of etcd {}, juju add-unit",
+                facts.unit,
+                oldest.minor()
+            ),
+        )
+    })
 }
 
 fn role_without_cluster(facts: &ClusterFacts) -> Role {
@@ -202,6 +222,36 @@ mod tests {
         let mut unrecorded = admitted();
         unrecorded.application = ApplicationData::default();
         assert_waits(&unrecorded, "waiting", "admit");
+    }
+
+    #[test]
+    fn does_not_join_if_its_etcd_is_older_or_much_newer() {
+        for (own, oldest, joins) in [
+            ("3.5.16", "3.5.1", true),
+            ("3.5.16", "3.4.23", true),
+            ("3.6.1", "3.4.23", false),
+            ("3.4.23", "3.5.16", false),
+        ] {
+            let mut facts = ClusterFacts { version: Some(own.into()), ..admitted() };
+            facts.others.get_mut("etcd/0").unwrap().version = Some(oldest.into());
+            // In the middle of an upgrade.
+            let newest = UnitData { version: Some("3.6.2".into()), ..UnitData::default() };
+            facts.others.insert("etcd/9".into(), newest);
+            match joins {
+                true => assert_eq!(role(&facts, false), Role::Join { is_listed: false }, "{own} {oldest}"),
+                false => {
+                    assert_waits(&facts, "blocked", &format!("cannot join a cluster with etcd {oldest}"))
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn does_not_join_if_etcd_refuses_the_user_of_its_certificate() {
+        let user = Some("client".to_owned());
+        let refused =
+            ClusterFacts { members: None, refuses_charm: true, certificate_user: user, ..admitted() };
+        assert_waits(&refused, "blocked", "etcdctl user grant-role client root");
     }
 
     #[test]

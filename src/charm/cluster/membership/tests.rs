@@ -39,6 +39,7 @@ fn published(number: u64) -> UnitData {
         client: Some(format!("https://10.0.0.{number}:2379")),
         member: Some(hex(number)),
         cluster: Some("1a".into()),
+        version: Some("3.5.16".into()),
         ..UnitData::default()
     }
 }
