@@ -54,6 +54,7 @@ impl Executor<'_> {
             }
             Step::AddMember => self.add_member(),
             Step::Leave => self.leave(),
+            Step::DiscardMember => self.discard_member(),
             Step::CreateDataDir => self.create_data_dir(),
             Step::Configure => self.configure(),
             Step::MarkAsServed => rewrite_config_without_restart(*method, &self.facts.wanted_config),
@@ -107,6 +108,17 @@ impl Executor<'_> {
             }
             removed => removed,
         }
+    }
+
+    /// Removes the member whose data is lost, and then the record of it: a hook that was killed in between does both again.
+    fn discard_member(&self) -> Result<()> {
+        let Facts { cluster, method, certificate_dir, data_dir, record, .. } = self.facts;
+        let recorded = record.as_ref().and_then(|record| record.member.as_ref());
+        let recorded = recorded.context("the lost data has no record of its member")?;
+        let id = u64::from_str_radix(&recorded.id, 16).context("the recorded member has no id")?;
+        let voters = gather::announced_voters(cluster, &method.etcdctl(), certificate_dir);
+        apply::remove(&voters, id)?;
+        self.own.write(&open_data_dir(data_dir)?.context("the data directory does not exist")?)
     }
 
     /// Checks before a restart that the voters of the other units serve: without them, the cluster would stop.

@@ -275,7 +275,12 @@ mod tests {
     fn keeps_the_settings_of_another_unit_unless_it_owns_etcd() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("juju.yaml");
-        let unit = |name: &str| UnitRecord { unit: name.to_owned(), model: "m".to_owned(), served: false };
+        let unit = |name: &str| UnitRecord {
+            unit: name.to_owned(),
+            model: "m".to_owned(),
+            served: false,
+            member: None,
+        };
         let (first, second) = (unit("etcd/0"), unit("etcd/1"));
         let may_write =
             |own: &UnitRecord, owns_etcd| Ownership { own, owns_etcd }.other_owner(&file).is_none();

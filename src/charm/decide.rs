@@ -59,6 +59,8 @@ pub enum Step {
     Restart,
     /// Remove this unit's member from the cluster.
     Leave,
+    /// Remove the member whose data this unit has lost from the cluster, and forget that the data has served.
+    DiscardMember,
     /// Stop etcd, and do not start it at boot.
     Stop,
     /// Remove the guard that prevents an etcd without configuration from starting.
@@ -79,6 +81,7 @@ impl Step {
             Self::Install => "installing etcd",
             Self::AddMember => "joining the cluster",
             Self::Leave => "leaving the cluster",
+            Self::DiscardMember => "replacing the member whose data is lost",
             Self::CreateDataDir => "creating the data directory",
             Self::Configure => "configuring etcd",
             Self::MarkAsServed => "recording that etcd has served",
@@ -101,6 +104,10 @@ pub fn decide(facts: &Facts) -> Plan {
     }
     if let Some(status) = obstacle(facts) {
         return Plan::status_only(status);
+    }
+    if facts.data == DataState::Lost {
+        let steps = vec![Step::Stop, Step::DiscardMember];
+        return Plan { steps, status: None, again: true, needs_restart: false };
     }
     match role(&facts.cluster, facts.has_member_dir) {
         Role::Run | Role::Join { is_listed: true } => {}
@@ -199,7 +206,9 @@ fn removal_plan(facts: &Facts) -> Option<Plan> {
         Hook::Stop | Hook::Remove => "the unit is being removed",
         _ if leaves || (facts.cluster.is_dying() && !facts.is_running) => "the unit is being removed",
         Hook::StorageDetaching if facts.is_on_storage() => "its storage is being detached",
-        Hook::StorageDetaching => return Some(Plan { steps: Vec::new(), status: None, again: false, needs_restart: false }),
+        Hook::StorageDetaching => {
+            return Some(Plan { steps: Vec::new(), status: None, again: false, needs_restart: false });
+        }
         _ => return None,
     };
     let mut steps = Vec::new();
@@ -290,6 +299,13 @@ fn data_obstacle(facts: &Facts) -> Option<Status> {
                  to restore it: juju run UNIT restore snapshot=PLACE/member/snap/db allow-unhashed=true"
             ),
         )),
+        DataState::Lost if was_member_of_cluster(facts) => match &facts.cluster.members {
+            Some(_) => None,
+            None => Some(Status::blocked(
+                &format!("the data in {dir} is gone, and too few other members answer to replace it"),
+                "start etcd on the other units; if it is lost: juju remove-unit OTHERS, juju run UNIT restore",
+            )),
+        },
         DataState::Lost => Some(Status::blocked(
             &format!("the data in {dir} is gone"),
             &format!(
@@ -311,6 +327,14 @@ fn data_obstacle(facts: &Facts) -> Option<Status> {
             _ => None,
         },
     }
+}
+
+/// Whether the unit's record proves that its lost data was that of a member of the application's cluster, and other units
+/// serve that cluster.
+fn was_member_of_cluster(facts: &Facts) -> bool {
+    let recorded = facts.record.as_ref().and_then(|record| record.member.as_ref());
+    let cluster = facts.cluster.application.cluster.as_ref();
+    facts.cluster.other_serving_unit().is_some() && recorded.is_some_and(|own| cluster == Some(&own.cluster))
 }
 
 #[cfg(test)]

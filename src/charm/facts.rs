@@ -6,7 +6,7 @@ use super::hook::Hook;
 use super::install_method::InstallMethod;
 use super::options::Options;
 use super::restore_state::RestoreState;
-use super::unit_record::DataState;
+use super::unit_record::{DataState, UnitRecord};
 use crate::error::Refusal;
 use std::path::PathBuf;
 
@@ -33,6 +33,8 @@ pub struct Facts {
     pub storage: Option<PathBuf>,
     /// The content of the data directory.
     pub data: DataState,
+    /// The record of this unit in the data directory.
+    pub record: Option<UnitRecord>,
     /// Whether the data directory has a `member` directory. If so, etcd has started there.
     pub has_member_dir: bool,
     /// The other units, and the cluster.

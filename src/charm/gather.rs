@@ -14,6 +14,7 @@ use super::unit_record::{DataState, UnitRecord, open_data_dir};
 use crate::commands::{Environment, now};
 use crate::error::Refusal;
 use crate::etcd::certificates::common_name;
+use crate::etcd::client::Client;
 use crate::etcd::service::main_pid;
 use crate::etcd::site;
 use crate::etcd::versions::Version;
@@ -41,7 +42,7 @@ const SNAPD_SOCKET: &str = "/run/snapd.socket";
 pub fn own_record(environment: &Environment) -> Result<UnitRecord> {
     let model = environment.variable("JUJU_MODEL_UUID").and_then(OsStr::to_str).unwrap_or_default();
     let unit = environment.unit.clone().context("JUJU_UNIT_NAME is not set")?;
-    Ok(UnitRecord { unit, model: model.to_owned(), served: false })
+    Ok(UnitRecord { unit, model: model.to_owned(), served: false, member: None })
 }
 
 /// Returns the units of the application that are older than `unit`, the oldest first.
@@ -82,21 +83,13 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
     let data_dir = data_dir(method, own_config, storage.as_deref());
     let options = Options::read(&juju.config()?, lowest_port(method)?);
     let user = Owner::named("etcd")?.filter(|_| !method.runs_as_root());
-    let (data, has_member_dir) = match open_data_dir(&data_dir)? {
-        Some(dir) => (own.data_state(&dir)?, dir.inode(MEMBER)?.is_some()),
-        None => (DataState::Absent, false),
-    };
+    let (data, record, has_member_dir) = inspect(&data_dir, own)?;
     let listening = Listening::gather(juju, method, user)?;
-    let urls = listening.urls(options.as_ref().ok());
-    let mut cluster = cluster::gather(juju, &own.unit, urls)?;
     let version = installed.and_then(InstallMethod::version);
-    cluster.version = version.as_ref().map(Version::to_string);
-    cluster.certificate_user = common_name(&listening.dir.join("client.crt"));
-    if cluster.is_dying() || !has_member_dir && cluster.is_admitted() {
-        let mut voters = cluster::announced_voters(&cluster, &method.etcdctl(), listening.dir);
-        voters.extend(own_client(method, own_config, listening.dir));
-        cluster::ask_for_members(&mut cluster, &voters);
-    }
+    let mut cluster = cluster::gather(juju, &own.unit, listening.urls(options.as_ref().ok()))?;
+    add_own_etcd(&mut cluster, version.as_ref(), listening.dir);
+    let own_client = own_client(method, own_config, listening.dir);
+    ask_for_members(&mut cluster, has_member_dir, &method.etcdctl(), own_client, listening.dir);
     let wanted_config = match &options {
         Ok(options) => {
             let tls = listening.tls.clone();
@@ -122,6 +115,7 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
         foreign_etcd: foreign_etcd(own_config, &data_dir, has_install_guard)?,
         has_own_config: own_config.is_some(),
         data,
+        record,
         has_member_dir,
         cluster,
         data_dir,
@@ -156,6 +150,35 @@ fn wanted_config(
         }
         _ => text,
     })
+}
+
+/// Returns the state of the data directory, the record of this unit in it, and whether it has a `member` directory.
+fn inspect(data_dir: &Path, own: &UnitRecord) -> Result<(DataState, Option<UnitRecord>, bool)> {
+    Ok(match open_data_dir(data_dir)? {
+        Some(dir) => (own.data_state(&dir)?, own.read_own(&dir)?, dir.inode(MEMBER)?.is_some()),
+        None => (DataState::Absent, None, false),
+    })
+}
+
+/// Adds the facts about this unit's own etcd: its version, and the user that the charm is for it.
+fn add_own_etcd(facts: &mut ClusterFacts, version: Option<&Version>, certificate_dir: &Path) {
+    facts.version = version.map(Version::to_string);
+    facts.certificate_user = common_name(&certificate_dir.join("client.crt"));
+}
+
+/// If this unit joins or leaves, asks the voters of other units for the members of the cluster, and then its own etcd.
+fn ask_for_members(
+    facts: &mut ClusterFacts,
+    has_member_dir: bool,
+    etcdctl: &Path,
+    own_client: Option<Client>,
+    certificate_dir: &Path,
+) {
+    if facts.is_dying() || !has_member_dir && facts.is_admitted() {
+        let mut voters = cluster::announced_voters(facts, etcdctl, certificate_dir);
+        voters.extend(own_client);
+        cluster::ask_for_members(facts, &voters);
+    }
 }
 
 /// Returns the members in the form of etcd's `initial-cluster`, if they already include this unit.

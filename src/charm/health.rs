@@ -6,7 +6,7 @@ use super::facts::Facts;
 use super::gather::unit_number;
 use super::report::status_of_error;
 use super::restore_state::RestoreState;
-use super::unit_record::{DataState, UnitRecord, open_data_dir};
+use super::unit_record::{DataState, RecordedMember, UnitRecord, open_data_dir};
 use crate::commands::Environment;
 use crate::error::Subcommand;
 use crate::etcd;
@@ -44,10 +44,15 @@ pub fn report_own_etcd(
         Err(error) => return Ok(status_of_error(&error, "looking for etcd")),
     };
     let timeout = if facts.is_running { RESPONSE_TIMEOUT } else { START_TIMEOUT };
-    let status = health(juju, environment, &site, timeout, &next);
+    let (status, member) = health(juju, environment, &site, timeout, &next);
+    if status.is_active() {
+        let member = member.or_else(|| facts.record.as_ref()?.member.clone());
+        let served = UnitRecord { served: true, member, ..own.clone() };
+        if facts.record.as_ref() != Some(&served) {
+            served.write(&open_data_dir(&facts.data_dir)?.context("the data directory does not exist")?)?;
+        }
+    }
     if status.is_active() && facts.data != DataState::Present {
-        let served = UnitRecord { served: true, ..own.clone() };
-        served.write(&open_data_dir(&facts.data_dir)?.context("the data directory does not exist")?)?;
         // In this hook and not in the next one: the machine may boot without its data before that.
         let config = etcd_config::with_existing_cluster(&facts.wanted_config);
         rewrite_config_without_restart(facts.method, &config)?;
@@ -67,7 +72,7 @@ pub fn report_site(
     match site {
         Ok(site) => {
             let next = format!("check the etcd that the site file {file} describes");
-            with_recovery(health(juju, environment, &site, RESPONSE_TIMEOUT, &next), restore)
+            with_recovery(health(juju, environment, &site, RESPONSE_TIMEOUT, &next).0, restore)
         }
         Err(error) => status_of_error(&error, &format!("reading the site file {file}")),
     }
@@ -105,12 +110,20 @@ fn describe_voters(voters: &Voters) -> String {
         (true, false) => format!("voter, {total} members, healthy"),
         (true, true) => format!("voter, {total} members: none may fail"),
         (false, false) => format!("voter, {total} members, no answer from {}", silent.join(", ")),
-        (false, true) => format!("voter, {total} members, no answer from {}: no other may fail", silent.join(", ")),
+        (false, true) => {
+            format!("voter, {total} members, no answer from {}: no other may fail", silent.join(", "))
+        }
     }
 }
 
-/// Returns the status of a unit whose etcd should be serving within `timeout`.
-fn health(juju: &Juju, environment: &Environment, site: &Site, timeout: Duration, next: &str) -> Status {
+/// Returns the status of a unit whose etcd should be serving within `timeout`, and the member that answers.
+fn health(
+    juju: &Juju,
+    environment: &Environment,
+    site: &Site,
+    timeout: Duration,
+    next: &str,
+) -> (Status, Option<RecordedMember>) {
     let client = Client::new(site);
     let answer = client.wait_until_serving(timeout, &mut || Ok(()));
     let voters = |status: &etcd::client::Status| match status.is_learner {
@@ -123,10 +136,22 @@ fn health(juju: &Juju, environment: &Environment, site: &Site, timeout: Duration
         // With authentication enabled and without a password, etcd refuses to answer; so it is alive. A client with a
         // certificate is the user of its name, which may not be allowed to know more.
         Err(error) if is_permission_denied(&error) => {
-            return Status::active("etcd is serving; more is unknown without its password");
+            return (Status::active("etcd is serving; more is unknown without its password"), None);
         }
-        Err(error) => return Status::blocked(&format!("etcd is not serving: {error:#}"), next),
+        Err(error) => return (Status::blocked(&format!("etcd is not serving: {error:#}"), next), None),
     };
+    let (cluster, id) = (format!("{:x}", member.cluster_id), format!("{:x}", member.member_id));
+    let status = status_of_member(juju, environment, &member, &voters);
+    (status, Some(RecordedMember { cluster, id }))
+}
+
+/// Returns the status of a unit whose etcd answers.
+fn status_of_member(
+    juju: &Juju,
+    environment: &Environment,
+    member: &etcd::client::Status,
+    voters: &Voters,
+) -> Status {
     if let Err(error) = juju.set_workload_version(&member.version) {
         stderr::print(&format!("{error:#}"));
     }
@@ -137,7 +162,7 @@ fn health(juju: &Juju, environment: &Environment, site: &Site, timeout: Duration
         let reason = format!("etcd has an alarm: {}", member.errors.join("; "));
         return Status::blocked(&reason, &Subcommand::new("alarms").to_string());
     }
-    let mut message = describe_voters(&voters);
+    let mut message = describe_voters(voters);
     let number = environment.unit.as_deref().and_then(unit_number);
     if member.revision == 1 && voters.total == 1 && number.is_some_and(|number| number > 0) {
         message +=

@@ -214,7 +214,8 @@ mod tests {
         let has_staging = || dir.inode(".etcd-restore").unwrap().is_some();
         dir.make_child(".etcd-restore", None).unwrap();
         let site = Ok(crate::etcd::site::tests::site(home.path(), Service::Unknown { pid: 42 }));
-        let unit = |name: &str| UnitRecord { unit: name.into(), model: "m".into(), served: true };
+        let unit =
+            |name: &str| UnitRecord { unit: name.into(), model: "m".into(), served: true, member: None };
         let own = unit("etcd/0");
         assert!(matches!(recover_restore(&site, None, Some(&own)), (RestoreState::None, None)));
         unit("etcd/7").write(&dir).unwrap();

@@ -25,6 +25,18 @@ pub struct UnitRecord {
     pub model: String,
     /// Whether etcd has served with this data. If so, missing data is lost, and not yet to be created.
     pub served: bool,
+    /// The member whose data this is. Records of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<RecordedMember>,
+}
+
+/// A member that has served with the data, and its cluster. Both ids are in hex.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedMember {
+    /// The id of the cluster.
+    pub cluster: String,
+    /// The id of the member.
+    pub id: String,
 }
 
 /// The content of a data directory, from the view of one unit.
@@ -51,6 +63,17 @@ impl UnitRecord {
     /// Returns the path of the record in `data_dir`, for messages.
     pub fn path_in(data_dir: &Path) -> PathBuf {
         data_dir.join(NAME)
+    }
+
+    /// Reads the record of this unit in `dir`. `None` if there is none, or it is that of another unit.
+    ///
+    /// # Errors
+    /// If the record cannot be read.
+    pub fn read_own(&self, dir: &Dir) -> Result<Option<Self>> {
+        let Some(text) = dir.read_small(NAME)? else { return Ok(None) };
+        let found: Self = serde_json::from_slice(&text)
+            .with_context(|| format!("reading the record {}", Self::path_in(dir.path()).display()))?;
+        Ok(Some(found).filter(|found| found.unit == self.unit && found.model == self.model))
     }
 
     /// Writes the record into `dir`.
@@ -122,7 +145,8 @@ mod tests {
     fn data_belongs_to_a_unit_only_by_its_record() {
         let home = tempfile::tempdir().unwrap();
         let dir = Dir::open(home.path()).unwrap();
-        let record = |unit: &str, served| UnitRecord { unit: unit.into(), model: "m".into(), served };
+        let record =
+            |unit: &str, served| UnitRecord { unit: unit.into(), model: "m".into(), served, member: None };
         let own = record("etcd/0", false);
         assert_eq!(own.data_state(&dir).unwrap(), DataState::Absent);
         dir.make_child(MEMBER, None).unwrap();
@@ -145,6 +169,21 @@ mod tests {
             panic!("a record that anyone can write was trusted")
         };
         assert!(owner.contains("other than root"), "{owner}");
+    }
+
+    #[test]
+    fn reads_its_own_record_also_one_of_an_earlier_version() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = Dir::open(home.path()).unwrap();
+        let own = UnitRecord { unit: "etcd/0".into(), model: "m".into(), served: false, member: None };
+        assert_eq!(own.read_own(&dir).unwrap(), None);
+        dir.replace(NAME, br#"{"unit":"etcd/0","model":"m","served":true}"#).unwrap();
+        assert_eq!(own.read_own(&dir).unwrap(), Some(UnitRecord { served: true, ..own.clone() }));
+        let member = Some(RecordedMember { cluster: "1a".into(), id: "8e".into() });
+        let served = UnitRecord { served: true, member, ..own.clone() };
+        served.write(&dir).unwrap();
+        assert_eq!(own.read_own(&dir).unwrap(), Some(served));
+        assert_eq!(UnitRecord { unit: "etcd/1".into(), ..own }.read_own(&dir).unwrap(), None);
     }
 
     #[test]

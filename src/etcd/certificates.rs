@@ -124,7 +124,7 @@ impl Issuer {
 /// there is no such file or name.
 pub fn common_name(path: &Path) -> Option<String> {
     let name = first_certificate(path).ok()?.subject().common_name().ok()??;
-    Some(name.as_ref().to_owned())
+    Some(name.into())
 }
 
 /// The host names and addresses in a server's certificate.

@@ -4,6 +4,7 @@ use super::*;
 use crate::charm::cluster::facts::ClusterFacts;
 use crate::charm::install_method::InstallMethod;
 use crate::charm::options::Options;
+use crate::charm::unit_record::RecordedMember;
 use crate::error::Refusal;
 use crate::juju::GoalUnit;
 use serde_json::json;
@@ -29,6 +30,7 @@ fn serving() -> Facts {
         data_dir: "/var/lib/etcd/default".into(),
         storage: None,
         data: DataState::Present,
+        record: None,
         has_member_dir: true,
         cluster: ClusterFacts::default(),
         certificate_dir: "/etc/etcd/tls".into(),
@@ -430,6 +432,40 @@ fn joins_from_every_point_at_which_a_hook_can_be_killed() {
 }
 
 #[test]
+fn a_member_that_lost_its_data_is_replaced_if_the_others_are_a_majority() {
+    let member = Some(RecordedMember { cluster: "1a".into(), id: "1".into() });
+    let record = UnitRecord { unit: "etcd/1".into(), model: "m".into(), served: true, member };
+    let mut lost = Facts {
+        data: DataState::Lost,
+        record: Some(record.clone()),
+        is_installed: true,
+        has_own_config: true,
+        current_config: Some(own_config("a")),
+        ..joining(true)
+    };
+    lost.cluster.application.cluster = Some("1a".into());
+    for is_running in [true, false] {
+        let plan = decide(&Facts { is_running, ..lost.clone() });
+        assert_eq!(plan.steps, [Step::Stop, Step::DiscardMember]);
+        assert!(plan.again);
+    }
+    // Killed after the removal of its member.
+    lost.cluster.members.as_mut().unwrap().pop();
+    assert_eq!(decide(&lost).steps, [Step::Stop, Step::DiscardMember]);
+    // The other members are no majority, or it is not known that the data was this cluster's.
+    let silent = Facts { cluster: ClusterFacts { members: None, ..lost.cluster.clone() }, ..lost.clone() };
+    assert_blocked(&silent, &["is gone", "too few other members", "juju remove-unit", "restore"]);
+    let mut other = lost.clone();
+    other.cluster.application.cluster = Some("2b".into());
+    assert_blocked(&other, &["is gone", "restore a snapshot"]);
+    let earlier = Facts { record: Some(UnitRecord { member: None, ..record }), ..lost.clone() };
+    assert_blocked(&earlier, &["is gone", "restore a snapshot"]);
+    // A storage that is not mounted has no record either.
+    let unmounted = Facts { data: DataState::Absent, record: None, ..lost };
+    assert_blocked(&unmounted, &["is missing or empty", "attach"]);
+}
+
+#[test]
 fn a_unit_that_has_to_wait_is_only_installed() {
     let mut waiting = joining(false);
     waiting.cluster.application.known.clear();
@@ -495,7 +531,7 @@ fn a_member_on_the_network_keeps_running_until_it_has_a_certificate_for_its_new_
     assert_status(&without, "blocked", &["etcd/0 could not reach this unit", "does not name IP:10.0.0.9"]);
     without.cluster.has_certificate_provider = true;
     assert_status(&without, "waiting", &["waiting for a certificate"]);
-    assert_steps(&member, &[Step::Configure, Step::Restart, Step::UpdatePorts]);
+    assert!(decide(&member).waits_for_turn());
     let moved = Facts { current_config: Some(listens(7)), ..member };
     assert_status(&moved, "blocked", &["management-port cannot be changed", "management-port=7"]);
 }

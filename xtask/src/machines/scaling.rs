@@ -117,7 +117,8 @@ pub fn grow_and_shrink(test_bed: &TestBed) -> Result<String> {
     deployment.check_status(&one, &["blocked ", "needs certificates to join etcd/0", "juju integrate"])?;
     deployment.client = Some(DbClient::relate(&mut deployment.model));
     deployment.settle()?;
-    deployment.check_status(&zero, &["blocked ", db_client::NAME, "without certificates", "juju integrate"])?;
+    deployment
+        .check_status(&zero, &["blocked ", db_client::NAME, "without certificates", "juju integrate"])?;
     first.run(&["/usr/local/bin/etcdctl", "put", "before", "certificates"])?;
 
     let easyrsa = Easyrsa::relate(&mut deployment.model)?;
@@ -234,8 +235,12 @@ pub fn restart_in_turn(test_bed: &TestBed) -> Result<String> {
     machines[2].ip(&["link", "set", "cable", "down"])?;
     deployment.configure(&[("snapshot-count", json!(6000))])?;
     deployment.settle()?;
-    ensure!(machines.iter().map(super::charm::pid).collect::<Result<Vec<_>>>()? == pids, "etcd was restarted");
-    deployment.check_status(&zero, &["waiting restarts with its new configuration when all members serve"])?;
+    ensure!(
+        machines.iter().map(super::charm::pid).collect::<Result<Vec<_>>>()? == pids,
+        "etcd was restarted"
+    );
+    deployment
+        .check_status(&zero, &["waiting restarts with its new configuration when all members serve"])?;
     machines[2].ip(&["link", "set", "cable", "up"])?;
     // The last of them is the leader, which finds all members healthy only after the first answers again.
     for unit in deployment.model.units(APPLICATION).iter().rev() {
@@ -244,7 +249,29 @@ pub fn restart_in_turn(test_bed: &TestBed) -> Result<String> {
     deployment.settle()?;
     check_configured(&machines, "snapshot-count: 6000")?;
     check_restarted_one_after_the_other(&machines)?;
-    Ok(format!("one etcd at a time; {writes} writes, none lost, longest pause {} ms", pause.as_millis()))
+    lose_data(&mut deployment, &machines)?;
+    Ok(format!(
+        "one etcd at a time; {writes} writes, none lost, longest pause {} ms; a member whose data was lost is replaced",
+        pause.as_millis()
+    ))
+}
+
+/// A member loses its data. As long as only one other member serves, it is not replaced.
+fn lose_data(deployment: &mut Deployment<'_>, machines: &[Machine; 3]) -> Result<()> {
+    let units = deployment.model.units(APPLICATION);
+    etcdctl(&machines[0], "127.0.0.1", &["put", "before", "the loss"])?;
+    for machine in &machines[1..] {
+        machine.run(&["systemctl", "stop", "etcd.service"])?;
+    }
+    machines[2].run(&["rm", "-rf", "/var/lib/etcd/default/member"])?;
+    deployment.update_status(&units[2])?;
+    deployment.settle()?;
+    deployment.check_status(&units[2], &["blocked ", "is gone", "too few other members", "restore"])?;
+    machines[1].run(&["systemctl", "start", "etcd.service"])?;
+    deployment.update_status(&units[2])?;
+    deployment.settle()?;
+    deployment.check_status(&units[2], &["active voter, 3 members, healthy"])?;
+    check_cluster(deployment, &units.iter().collect::<Vec<_>>())
 }
 
 /// Checks that the etcd of each machine runs with this line in its configuration.
@@ -269,7 +296,10 @@ fn check_restarted_one_after_the_other(machines: &[Machine]) -> Result<()> {
     }
     restarts.sort_unstable();
     ensure!(restarts.iter().all(|(stopped, started)| 0 < *stopped && stopped < started), "{restarts:?}");
-    ensure!(restarts.windows(2).all(|pair| pair[0].1 < pair[1].0), "etcds were stopped together: {restarts:?}");
+    ensure!(
+        restarts.windows(2).all(|pair| pair[0].1 < pair[1].0),
+        "etcds were stopped together: {restarts:?}"
+    );
     Ok(())
 }
 
@@ -300,8 +330,8 @@ fn use_as_client(machine: &Machine, text: &Databag) -> Result<()> {
         machine.write(&format!("{dir}/{file}"), &text[key])?;
     }
     let endpoints = format!("--endpoints={}", text["connection_string"]);
-    let [ca, cert, key] =
-        ["cacert=ca", "cert=cert", "key=key"].map(|file| format!("--{}.pem", file.replace('=', &format!("={dir}/"))));
+    let [ca, cert, key] = ["cacert=ca", "cert=cert", "key=key"]
+        .map(|file| format!("--{}.pem", file.replace('=', &format!("={dir}/"))));
     let etcdctl = |words: &[&str]| {
         machine.run(&[&["/usr/local/bin/etcdctl", &endpoints, &ca, &cert, &key], words].concat())
     };
