@@ -66,10 +66,10 @@ const SCENARIOS: &[Scenario] = &[
     ("pod: power failure while etcd is stopped", pod::power_lost),
     ("reboot: power failure at three points of a restore", reboot::at_three_points),
     ("cluster: three machines", cluster::members),
-    ("charm: certificates from a relation", scaling::certificates),
-    ("charm: from 1 unit to 3 and back to 1", scaling::grow_and_shrink),
-    ("charm: restored on 1 unit, and grown to 3 again", scaling::restore_and_grow),
-    ("charm: options changed on 3 units, under load", scaling::restart_in_turn),
+    ("scaling: certificates from a relation", scaling::certificates),
+    ("scaling: from 1 unit to 3 and back to 1", scaling::grow_and_shrink),
+    ("scaling: restored on 1 unit, and grown to 3 again", scaling::restore_and_grow),
+    ("scaling: options changed on 3 units under load, and data lost", scaling::restart_in_turn),
     ("documents: every command, typed", documents::typed),
     ("schedule: a timer, from installation to removal", schedule::life),
     ("package: installed, used and removed", package::life),
@@ -85,8 +85,8 @@ const SCENARIOS: &[Scenario] = &[
     ("charm: a fake snap, with data on a storage", fake_snap::stored),
 ];
 
-/// How the names of the scenarios begin that `cargo xtask test` leaves out, because they need a release build.
-const WITH_RELEASE_BUILD: [&str; 2] = ["charm:", "package:"];
+/// How the names of the scenarios begin that `cargo xtask test` leaves out: they need a release build, or several minutes.
+const SLOW: [&str; 3] = ["charm:", "package:", record::SCALING_PREFIX];
 
 /// How many scenarios run at a time, for each processor. Machines mostly wait for their own services.
 const SCENARIOS_PER_PROCESSOR: usize = 2;
@@ -98,17 +98,17 @@ Usage: cargo xtask machines [--record] [NAME...]
        cargo xtask machines --install
 
   NAME       run only the scenarios whose name contains NAME (default: all)
-  --record   write the results to docs/explanation/machines.md (always done if all are run)
+  --record   write the results to docs/explanation/machines.md and scaling.md (always done for all, and for scaling)
   --install  install the Debian packages that machines need, and exit
 
 Scenarios:";
 
-/// Runs every scenario whose name contains one of the given names, or all. Writes the results to the page if all are run, or
-/// after `--record`.
+/// Runs every scenario whose name contains one of the given names, or all. Writes the results to the pages if all are run, or
+/// all with several units, or after `--record`.
 pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     let (record, names) = match arguments {
         ["--record", names @ ..] => (true, names),
-        names => (names.is_empty(), names),
+        names => (names.is_empty() || names == ["scaling"], names),
     };
     if let ["help" | "--help" | "-h", ..] = arguments {
         println!("{USAGE}\n  {}", all_names().join("\n  "));
@@ -156,7 +156,7 @@ fn all_names() -> Vec<&'static str> {
     SCENARIOS.iter().map(|(name, _)| *name).collect()
 }
 
-/// The scenarios of `cargo xtask test`: all except those [`WITH_RELEASE_BUILD`]. The tree that machines boot from is built in
+/// The scenarios of `cargo xtask test`: all that are not [`SLOW`]. The tree that machines boot from is built in
 /// the background.
 pub struct BackgroundScenarios<'scope>(Result<ScopedJoinHandle<'scope, Result<PathBuf>>, String>);
 
@@ -182,8 +182,8 @@ impl<'scope> BackgroundScenarios<'scope> {
                 return Ok(ExitCode::SUCCESS);
             }
         };
-        let needs_release = |name: &str| WITH_RELEASE_BUILD.iter().any(|start| name.starts_with(start));
-        let scenarios: Vec<_> = SCENARIOS.iter().filter(|(name, _)| !needs_release(name)).collect();
+        let is_slow = |name: &str| SLOW.iter().any(|start| name.starts_with(start));
+        let scenarios: Vec<_> = SCENARIOS.iter().filter(|(name, _)| !is_slow(name)).collect();
         Ok(exit_code(&run_scenarios(&scenarios, root)?))
     }
 }

@@ -1,4 +1,4 @@
-//! The table in `docs/explanation/machines.md`: a row for each scenario, with the date and the commit of its last run.
+//! The tables in the documents: a row for each scenario, with the date and the commit of its last run.
 //!
 //! Never leaves out a scenario that failed, and keeps the date of rows that were not run again.
 
@@ -9,19 +9,37 @@ use anyhow::Result;
 use super::outcome::Outcome;
 use crate::page;
 
-const PAGE: &str = "docs/explanation/machines.md";
-const MARK: &str = "table";
+/// The page of most scenarios.
+const MACHINES: Page = Page { path: "docs/explanation/machines.md", mark: "table" };
+/// The page of the scenarios whose names begin with [`SCALING_PREFIX`].
+const SCALING: Page = Page { path: "docs/explanation/scaling.md", mark: "scaling" };
+/// How the names of the scenarios with several units begin.
+pub const SCALING_PREFIX: &str = "scaling:";
 const HEAD: &str = "| scenario | | seconds | run | |\n|---|---|---:|---|---|\n";
+
+/// A section of a document.
+struct Page {
+    path: &'static str,
+    mark: &'static str,
+}
 
 /// Replaces the rows of these scenarios. `names` has all scenarios in order; rows with other names are removed.
 pub fn write(outcomes: &[Outcome], names: &[&str]) -> Result<()> {
     let run = format!("{}, {}", page::today()?, page::commit()?);
-    page::update(PAGE, MARK, |old| {
-        format!(
-            "{run}: the newest of these runs of `cargo xtask machines`\n\n{}",
-            table(old, outcomes, names, &run)
-        )
-    })
+    let is_scaling = |name: &&str| name.starts_with(SCALING_PREFIX);
+    let (scaling, others): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| is_scaling(name));
+    for (page, names) in [(MACHINES, others), (SCALING, scaling)] {
+        if !outcomes.iter().any(|outcome| names.contains(&outcome.name)) {
+            continue;
+        }
+        page::update(page.path, page.mark, |old| {
+            format!(
+                "{run}: the newest of these runs of `cargo xtask machines`\n\n{}",
+                table(old, outcomes, &names, &run)
+            )
+        })?;
+    }
+    Ok(())
 }
 
 fn table(old: &str, outcomes: &[Outcome], names: &[&str], run: &str) -> String {
