@@ -18,7 +18,7 @@ use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, getpid, getppid};
+use nix::unistd::{Pid, getpid, getppid, setsid};
 use outcome::Withheld;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{PidfdFlags, pidfd_open};
@@ -49,6 +49,7 @@ pub struct Program {
     deadline: Duration,
     without_network: bool,
     batch_scheduled: bool,
+    own_session: bool,
     withheld: Option<Withheld>,
 }
 
@@ -78,6 +79,7 @@ impl Program {
             deadline: Duration::from_secs(60),
             without_network: false,
             batch_scheduled: false,
+            own_session: false,
             withheld: None,
         };
         for (name, value) in [("PATH", PATH), ("LC_ALL", "C"), ("TZ", "UTC")] {
@@ -142,6 +144,14 @@ impl Program {
         self
     }
 
+    /// Runs the program in a session of its own: without cgroups, the kernel divides the processors among sessions first
+    /// (`sched(7)`, "The autogroup feature"), and a lower priority of our session would slow the program down.
+    #[must_use]
+    pub fn own_session(mut self) -> Self {
+        self.own_session = true;
+        self
+    }
+
     /// Marks a program whose output may quote secrets. Errors contain only the text that `recognised` returns for a
     /// line. `by_hand` is the instruction for the operator to see the whole output, a clause such as "run X on a copy".
     #[must_use]
@@ -197,18 +207,24 @@ impl Program {
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(stdin)
             .stdout(stdout.try_clone()?)
-            .stderr(stderr.try_clone()?)
-            .process_group(0);
+            .stderr(stderr.try_clone()?);
+        if !self.own_session {
+            command.process_group(0);
+        }
         if let Some(cwd) = &self.cwd {
             command.current_dir(cwd);
         }
-        let (parent, without_network, batch_scheduled) =
-            (getpid(), self.without_network, self.batch_scheduled);
-        // SAFETY: prctl, unshare, sched_setscheduler and getppid are plain system calls. No memory is allocated between
-        // fork and exec.
+        let (parent, without_network) = (getpid(), self.without_network);
+        let (batch_scheduled, own_session) = (self.batch_scheduled, self.own_session);
+        // SAFETY: prctl, setsid, unshare, sched_setscheduler and getppid are plain system calls. No memory is allocated
+        // between fork and exec.
         unsafe {
             command.pre_exec(move || {
                 prctl::set_pdeathsig(Signal::SIGKILL)?;
+                // It leads a process group too.
+                if own_session {
+                    setsid()?;
+                }
                 if without_network {
                     unshare(CloneFlags::CLONE_NEWNET)?;
                 }
@@ -277,4 +293,20 @@ fn memory_file(name: &str) -> io::Result<File> {
 /// Returns a path to an open directory, which is valid even if the directory is moved: for [`Program::cwd`].
 pub fn fd_path(fd: &impl AsRawFd) -> PathBuf {
     Path::new("/proc/self/fd").join(fd.as_raw_fd().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_a_program_in_our_session_or_in_its_own() {
+        let cut = || Program::new("cut").args(["-d", " ", "-f", "1,6", "/proc/self/stat"]);
+        for (program, is_own) in [(cut(), false), (cut().own_session(), true)] {
+            let output = program.run().unwrap();
+            let text = output.text();
+            let (pid, session) = text.trim().split_once(' ').unwrap();
+            assert_eq!(pid == session, is_own, "{text}");
+        }
+    }
 }
