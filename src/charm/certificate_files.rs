@@ -2,9 +2,10 @@
 //!
 //! They are in a directory of their own, so a file that an operator has placed is never overwritten. A new set is written to
 //! another directory and exchanged as a whole: at every instant, etcd finds a certificate with its key. It reads both again
-//! for every connection. It reads the authority only when it starts.
+//! for every connection. It reads the authorities only when it starts.
 
-use super::certificates::{CERTIFICATE_FILES, Certificates};
+use super::authorities::Authorities;
+use super::certificates::Certificates;
 use super::files::replace_dir;
 use super::issued_certificates::IssuedCertificates;
 use crate::system::durable::{Dir, PRIVATE, PUBLIC, RUNNABLE};
@@ -14,60 +15,60 @@ use jiff::Timestamp;
 use std::fs::File;
 use std::path::Path;
 
-/// The relation of issued certificates to the files that etcd uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Placed {
-    /// No certificates of a relation were written yet.
-    Nothing,
-    /// The files have this content.
-    Same,
-    /// The files have other certificates of the same authority.
-    SameAuthority,
-    /// The files have certificates of another authority.
-    OtherAuthority,
-}
+/// The file with the authorities that etcd trusts, one of [`super::certificates::CERTIFICATE_FILES`].
+pub const TRUSTED: &str = "ca.crt";
+/// The file with the authorities that have issued the certificates next to it.
+pub const ISSUER: &str = "issuer.crt";
 
-impl Placed {
-    /// Compares the files in `dir` with `issued`.
-    ///
-    /// # Errors
-    /// If a file cannot be read.
-    pub fn compare(dir: &Path, issued: &IssuedCertificates) -> Result<Self> {
-        if !dir.exists() {
-            return Ok(Self::Nothing);
-        }
-        let dir = Dir::open(dir)?;
-        let mut is_same = true;
-        for (name, text) in CERTIFICATE_FILES.into_iter().zip(contents(issued)) {
-            let matches = dir.read_small(name)?.as_deref() == Some(text.as_bytes());
-            if name == "ca.crt" && !matches {
-                return Ok(Self::OtherAuthority);
-            }
-            is_same &= matches;
-        }
-        Ok(if is_same { Self::Same } else { Self::SameAuthority })
+/// Whether the certificates and keys in `dir` are these.
+///
+/// # Errors
+/// If a file cannot be read.
+pub fn are_placed(dir: &Path, issued: &IssuedCertificates) -> Result<bool> {
+    if !dir.exists() {
+        return Ok(false);
     }
+    let dir = Dir::open(dir)?;
+    for (name, text) in contents(issued) {
+        if dir.read_small(name)?.as_deref() != Some(text.as_bytes()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
-/// Returns the contents of [`CERTIFICATE_FILES`], in that order.
-fn contents(issued: &IssuedCertificates) -> [&str; 5] {
+/// Returns the names and contents of the files that an issued set consists of, except for the authorities.
+fn contents(issued: &IssuedCertificates) -> [(&'static str, &str); 4] {
     [
-        &issued.ca,
-        &issued.server_cert,
-        issued.server_key.reveal(),
-        &issued.client_cert,
-        issued.client_key.reveal(),
+        ("server.crt", &issued.server_cert),
+        ("server.key", issued.server_key.reveal()),
+        ("client.crt", &issued.client_cert),
+        ("client.key", issued.client_key.reveal()),
     ]
 }
 
-/// Checks `issued`, and writes it into `dir` for an etcd that runs as `user` (`None` for root). If the authority is the one
-/// that etcd trusts already, the file of the authority keeps its time, so that etcd is not restarted.
+/// Writes the authorities that etcd trusts from its next start on.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_trusted(dir: &Path, trusted: &Authorities) -> Result<()> {
+    Dir::open(dir)?.replace_for(TRUSTED, trusted.text().as_bytes(), PUBLIC, None)
+}
+
+/// Checks `issued`, and writes it into `dir` for an etcd that runs as `user` (`None` for root) and trusts `trusted`. If these are
+/// the authorities that it trusts already, their file keeps its time, so that etcd is not restarted.
 ///
 /// # Errors
 /// If etcd could not use the certificates, or they cannot be written. Then `dir` is as before. The error contains no key.
-pub fn place(dir: &Path, issued: &IssuedCertificates, user: Option<Owner>, now: Timestamp) -> Result<()> {
+pub fn place(
+    dir: &Path,
+    issued: &IssuedCertificates,
+    trusted: &Authorities,
+    user: Option<Owner>,
+    now: Timestamp,
+) -> Result<()> {
     replace_dir(dir, RUNNABLE, |new| {
-        for (file, text) in CERTIFICATE_FILES.into_iter().zip(contents(issued)) {
+        for (file, text) in contents(issued) {
             let (mode, owner) = match file {
                 "server.key" => (PRIVATE, user),
                 "client.key" => (PRIVATE, None),
@@ -75,11 +76,18 @@ pub fn place(dir: &Path, issued: &IssuedCertificates, user: Option<Owner>, now: 
             };
             new.replace_for(file, text.as_bytes(), mode, owner)?;
         }
-        // As root: the user of etcd cannot enter the staging directory.
-        if let Certificates::Unusable(reason) = Certificates::check(new.path(), None, now) {
-            anyhow::bail!(reason.replace(&new.path().display().to_string(), "the relation's"));
+        let issuer = Authorities::parse(&issued.ca).text();
+        for (file, text) in [(TRUSTED, trusted.text()), (ISSUER, issuer)] {
+            new.replace_for(file, text.as_bytes(), PUBLIC, None)?;
+            keep_time(dir, new, file)?;
         }
-        keep_time(dir, new, "ca.crt")
+        // As root: the user of etcd cannot enter the staging directory.
+        match Certificates::check(new.path(), None, now) {
+            Certificates::Unusable(reason) => {
+                anyhow::bail!(reason.replace(&new.path().display().to_string(), "the relation's"))
+            }
+            _ => Ok(()),
+        }
     })
 }
 
@@ -124,28 +132,40 @@ mod tests {
         "2026-11-29T00:00:00Z".parse().unwrap()
     }
 
+    /// Places `issued`, and trusts its authority.
+    fn put(dir: &Path, issued: &IssuedCertificates) -> Result<()> {
+        place(dir, issued, &Authorities::parse(&issued.ca), None, now())
+    }
+
     #[test]
     fn places_a_set_and_renews_it_without_a_new_time_of_the_authority() {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join("etcd/relation-tls");
         let ca = authority();
         let first = issue(&ca);
-        assert_eq!(Placed::compare(&dir, &first).unwrap(), Placed::Nothing);
-        place(&dir, &first, None, now()).unwrap();
-        assert_eq!(Placed::compare(&dir, &first).unwrap(), Placed::Same);
+        assert!(!are_placed(&dir, &first).unwrap());
+        put(&dir, &first).unwrap();
+        assert!(are_placed(&dir, &first).unwrap());
         assert_eq!(Certificates::check(&dir, None, now()), Certificates::All);
         let time = |name: &str| dir.join(name).metadata().unwrap().modified().unwrap();
         let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
-        File::open(dir.join("ca.crt")).unwrap().set_modified(old).unwrap();
+        for name in [TRUSTED, ISSUER] {
+            File::open(dir.join(name)).unwrap().set_modified(old).unwrap();
+        }
         let renewed = issue(&ca);
-        assert_eq!(Placed::compare(&dir, &renewed).unwrap(), Placed::SameAuthority);
-        place(&dir, &renewed, None, now()).unwrap();
-        assert_eq!(Placed::compare(&dir, &renewed).unwrap(), Placed::Same);
-        assert_eq!(time("ca.crt"), old);
+        assert!(!are_placed(&dir, &renewed).unwrap());
+        put(&dir, &renewed).unwrap();
+        assert!(are_placed(&dir, &renewed).unwrap());
+        assert_eq!((time(TRUSTED), time(ISSUER)), (old, old));
+        // Both authorities are trusted, then the certificates are changed.
         let other = issue(&authority());
-        assert_eq!(Placed::compare(&dir, &other).unwrap(), Placed::OtherAuthority);
-        place(&dir, &other, None, now()).unwrap();
-        assert_ne!(time("ca.crt"), old);
+        let both = Authorities::parse(&format!("{}{}", ca.0, other.ca));
+        write_trusted(&dir, &both).unwrap();
+        assert!(are_placed(&dir, &renewed).unwrap() && time(TRUSTED) != old);
+        File::open(dir.join(TRUSTED)).unwrap().set_modified(old).unwrap();
+        place(&dir, &other, &both, None, now()).unwrap();
+        assert!(time(TRUSTED) == old && time(ISSUER) != old);
+        assert_eq!(std::fs::read_to_string(dir.join(TRUSTED)).unwrap(), both.text());
         assert_eq!(Dir::open(&home.path().join("etcd")).unwrap().names().unwrap(), ["relation-tls"]);
     }
 
@@ -156,15 +176,15 @@ mod tests {
         let dir = home.path().join("relation-tls");
         let ca = authority();
         let good = issue(&ca);
-        place(&dir, &good, None, now()).unwrap();
+        put(&dir, &good).unwrap();
         for (name, mode) in [("server.key", 0o600), ("client.key", 0o600), ("server.crt", 0o644)] {
             assert_eq!(dir.join(name).metadata().unwrap().mode() & 0o777, mode, "{name}");
         }
         let mixed = IssuedCertificates { server_key: issue(&ca).server_key, ..issue(&ca) };
-        let error = format!("{:#}", place(&dir, &mixed, None, now()).unwrap_err());
+        let error = format!("{:#}", put(&dir, &mixed).unwrap_err());
         assert!(error.contains("server.key does not belong"), "{error}");
-        assert!(!error.contains("BEGIN") && !error.contains(".new-certificates"), "{error}");
-        assert_eq!(Placed::compare(&dir, &good).unwrap(), Placed::Same);
+        assert!(!error.contains("BEGIN") && !error.contains(".new-"), "{error}");
+        assert!(are_placed(&dir, &good).unwrap());
         assert_eq!(Dir::open(home.path()).unwrap().names().unwrap(), ["relation-tls"]);
     }
 }

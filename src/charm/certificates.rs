@@ -1,11 +1,11 @@
 //! The TLS certificates that an operator can provide for etcd, and whether etcd could use them.
 
-use crate::etcd::certificates::{HostNames, Validity, check_key_matches, check_valid};
+use crate::etcd::certificates::{HostNames, Validity, check_key_matches, check_one_valid, check_valid};
 use crate::juju::Network;
 use crate::system::digest::hex;
 use crate::system::owner::Owner;
 use anyhow::{Result, ensure};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -68,14 +68,10 @@ pub fn end_if_due(dir: &Path, now: Timestamp) -> Option<Timestamp> {
         let placed = Timestamp::try_from(file.metadata().ok()?.modified().ok()?).ok()?;
         let validity = Validity::read(&file).ok()?;
         let start = validity.not_before.max(placed.min(now));
-        is_due(start, validity.not_after, now).then_some(validity.not_after)
+        let renewal_time = Validity { not_before: start, ..validity }.renewal_time();
+        (now >= renewal_time).then_some(validity.not_after)
     });
     ends.min()
-}
-
-fn is_due(start: Timestamp, end: Timestamp, now: Timestamp) -> bool {
-    let tenth: SignedDuration = end.duration_since(start) / 10;
-    now >= end.saturating_sub(tenth).unwrap_or(end)
 }
 
 /// The certificates in etcd's certificate directory.
@@ -127,7 +123,7 @@ pub fn check_for_peers(dir: &Path, addresses: &[IpAddr]) -> Result<()> {
 }
 
 fn check_usable(dir: &Path, user: Option<Owner>, now: Timestamp) -> Result<()> {
-    check_valid(&dir.join("ca.crt"), now)?;
+    check_one_valid(&dir.join("ca.crt"), now)?;
     for name in ["server", "client"] {
         let (cert, key) = (dir.join(name).with_extension("crt"), dir.join(name).with_extension("key"));
         let certificate = check_valid(&cert, now)?;

@@ -222,7 +222,7 @@ fn reads_config_file(method: InstallMethod) -> Result<bool> {
 ///
 /// `false` if systemd is too old to report it, or if the file's time is in the future, as after a wrong clock: then etcd would
 /// be restarted again and again.
-fn runs_old_config(method: InstallMethod, certificate_dir: &Path) -> bool {
+pub fn runs_old_config(method: InstallMethod, certificate_dir: &Path) -> bool {
     let time = |file: &Path| fs::metadata(file).map_or(0, |file| file.mtime());
     let is_relation = certificate_dir == method.relation_certificate_dir();
     let authority = if is_relation { time(&certificate_dir.join("ca.crt")) } else { 0 };

@@ -1,5 +1,7 @@
 //! The last part of a hook: the member of this unit in its cluster, and the data for the other units and for clients.
 
+use super::authority_files;
+use super::authority_rotation::{needs, trusted_by_running};
 use super::certificates::Certificates;
 use super::cluster::apply::{apply, publish as write};
 use super::cluster::client_access::{LeaderView, client_access};
@@ -11,6 +13,7 @@ use super::cluster::turn;
 use super::db_relation;
 use super::decide::Plan;
 use super::facts::Facts;
+use super::gather::runs_old_config;
 use super::health::LEARNER;
 use super::hook::Hook;
 use super::listening::own_client;
@@ -90,7 +93,8 @@ impl HookEnd<'_> {
             Some(_) => self.plan.waits_for_turn(),
             None => self.plan.needs_restart,
         };
-        let own = UnitData { wants_restart, ..unit_data(cluster, served, facts.has_member_dir) };
+        let own = with_authorities(facts, unit_data(cluster, served, facts.has_member_dir));
+        let own = UnitData { wants_restart, ..own };
         let application = match cluster.is_leader {
             true => application(facts, &own, served),
             false => cluster.application.clone(),
@@ -165,6 +169,22 @@ fn status_of_strangers(facts: &ClusterFacts) -> Option<Status> {
             "members that belong to no unit, and are never removed: {}",
             names.join(", ")
         ))),
+    }
+}
+
+/// Adds the certificate authorities to the data of this unit. They are read again, because etcd may have been restarted.
+fn with_authorities(facts: &Facts, data: UnitData) -> UnitData {
+    let dir = &facts.certificate_dir;
+    match authority_files::gather(dir, !runs_old_config(facts.method, dir), now()) {
+        Ok(found) => UnitData {
+            ca: Some(needs(&found).text()).filter(|text| !text.is_empty()),
+            trusts: trusted_by_running(&found, &facts.cluster.own.trusts),
+            ..data
+        },
+        Err(error) => {
+            stderr::print(&format!("reading the certificate authorities: {error:#}"));
+            UnitData { ca: facts.cluster.own.ca.clone(), trusts: facts.cluster.own.trusts.clone(), ..data }
+        }
     }
 }
 

@@ -5,6 +5,9 @@
 //! an error: Juju would stop there and wait for an operator, and everything that there is to report fits into a status.
 
 mod apply;
+mod authorities;
+mod authority_files;
+mod authority_rotation;
 mod backup_settings;
 mod certificate_chain;
 mod certificate_files;

@@ -122,8 +122,8 @@ impl HookRun<'_> {
         Ok(or_problem(or_problem(status, certificate_problem), problem))
     }
 
-    /// Gathers the facts. Before that, places certificates from the relation if there are new ones. Also returns a problem
-    /// with the relation.
+    /// Gathers the facts. Before that, places certificates from the relation if there are new ones. Also returns a status to
+    /// report about the relation.
     fn gather(&self, own: &UnitRecord, restore: RestoreState) -> Result<(Facts, Option<Status>)> {
         let facts = gather::gather(self.juju, self.hook, own, restore.clone())?;
         let is_ready = facts.is_installed && facts.owns_etcd();
@@ -131,33 +131,36 @@ impl HookRun<'_> {
             return Ok((facts, None));
         }
         match self.take_certificates(&facts, own) {
-            Ok((true, problem)) => Ok((gather::gather(self.juju, self.hook, own, restore)?, problem)),
-            Ok((false, problem)) => Ok((facts, problem)),
+            Ok(outcome) if outcome.changes.is_empty() => Ok((facts, outcome.status)),
+            Ok(outcome) => Ok((gather::gather(self.juju, self.hook, own, restore)?, outcome.status)),
             Err(error) => Ok((facts, Some(status_of_error(&error, "taking certificates from the relation")))),
         }
     }
 
-    /// Asks for certificates in the relation `certificates` if it exists, and places those that were issued. Returns whether
-    /// it did, and a status to report.
-    fn take_certificates(&self, facts: &Facts, own: &UnitRecord) -> Result<(bool, Option<Status>)> {
+    /// Asks for certificates in the relation `certificates` if it exists, and places those that were issued.
+    fn take_certificates(&self, facts: &Facts, own: &UnitRecord) -> Result<tls_relation::Outcome> {
         if facts.has_manual_certificates() {
-            return Ok((false, None));
+            return Ok(tls_relation::Outcome::default());
         }
         let Some(relation) = tls_relation::find(self.juju, self.broken_relation())? else {
-            return Ok((false, None));
+            return Ok(tls_relation::Outcome::default());
         };
         let network = self.juju.network(PEER_ENDPOINT)?;
         let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let names = CertificateNames::of_unit(&own.unit, &network, &hostname);
         let dir = facts.method.relation_certificate_dir();
         let relation = TlsRelation::read(self.juju, &relation, &own.unit, &names, dir, now())?;
-        let has_other_members = self.juju.units()?.len() > 1;
-        let to = Destination { dir, user: facts.method.user()?, has_other_members };
-        let done = tls_relation::reconcile(&relation, &names, &to, now())?;
-        if done.0 {
-            log(self.juju, "placed the certificates that were issued in the relation");
+        let to = Destination {
+            dir,
+            user: facts.method.user()?,
+            is_loaded: !facts.runs_old_config,
+            peers: tls_relation::peers(&facts.cluster),
+        };
+        let outcome = tls_relation::reconcile(&relation, &names, to, now())?;
+        for change in &outcome.changes {
+            log(self.juju, change);
         }
-        Ok(done)
+        Ok(outcome)
     }
 
     /// Returns the id of the relation whose last hook this is.

@@ -4,6 +4,7 @@
 //! A certificate belongs to a request if the request next to it has our subject and key. Must never take a certificate
 //! that etcd's members would not accept from each other.
 
+use super::authorities::Authorities;
 use super::certificate_chain::{verify, with_intermediates};
 use super::certificates::CertificateNames;
 use super::issued_certificates::{Answer, IssuedCertificates};
@@ -167,6 +168,13 @@ pub fn answer(
     }
 }
 
+/// Returns the authorities of all certificates in the provider's data, also those of other units, that are not revoked.
+pub fn authorities(data: &Databag) -> Authorities {
+    let certificates: Vec<Certificate> = entries(data, CERTIFICATES);
+    let valid = certificates.iter().filter(|one| one.revoked != Some(true));
+    valid.fold(Authorities::default(), |all, one| all.union(&Authorities::parse(&one.ca)))
+}
+
 /// Returns the entries of a list in the provider's data. It has those of all units, and those of others may be unusable.
 fn entries<T: DeserializeOwned>(data: &Databag, key: &str) -> Vec<T> {
     let list: Option<Vec<Value>> = data.get(key).and_then(|text| serde_json::from_str(text.reveal()).ok());
@@ -183,14 +191,8 @@ fn issued(server: &Certificate, client: &Certificate, requests: &SigningRequests
     let file = |one: &Certificate| {
         with_intermediates(&one.certificate, one.chain.as_deref().unwrap_or_default(), &one.ca)
     };
-    let mut authorities = pem::split(&server.ca);
-    for authority in pem::split(&client.ca) {
-        if !authorities.contains(&authority) {
-            authorities.push(authority);
-        }
-    }
     IssuedCertificates {
-        ca: authorities.concat(),
+        ca: Authorities::parse(&server.ca).union(&Authorities::parse(&client.ca)).text(),
         server_cert: file(server),
         server_key: requests.server.key.clone(),
         client_cert: file(client),

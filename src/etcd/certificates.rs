@@ -182,13 +182,16 @@ fn first_certificate(path: &Path) -> Result<TbsCertificate> {
 }
 
 fn parse_first_certificate(pem: &[u8]) -> Result<TbsCertificate> {
+    let first = parse_certificates(pem)?.into_iter().next().context("the file contains no certificate")?;
+    Ok(first.tbs_certificate().clone())
+}
+
+fn parse_certificates(pem: &[u8]) -> Result<Vec<Certificate>> {
     // The library panics on a text that contains only line ends.
-    let chain = match pem.trim_ascii() {
+    Ok(match pem.trim_ascii() {
         [] => Vec::new(),
         pem => Certificate::load_pem_chain(pem)?,
-    };
-    let first = chain.into_iter().next().context("the file contains no certificate")?;
-    Ok(first.tbs_certificate().clone())
+    })
 }
 
 /// Checks that the first certificate in the PEM file `path` is valid at `now`.
@@ -200,6 +203,23 @@ pub fn check_valid(path: &Path, now: Timestamp) -> Result<Validity> {
     match dates.problem(path, now) {
         Some(problem) => bail!(problem),
         None => Ok(dates),
+    }
+}
+
+/// Checks that one of the certificates in the PEM file `path` is valid at `now`: a file of authorities may have an earlier one.
+///
+/// # Errors
+/// None is, or the file cannot be read.
+pub fn check_one_valid(path: &Path, now: Timestamp) -> Result<()> {
+    let reading = || format!("reading the certificate {}", path.display());
+    let bytes = read_small_file(path).with_context(reading)?;
+    let all = parse_certificates(&bytes).with_context(reading)?;
+    let is_valid = |one: &Certificate| {
+        Validity::of(one.tbs_certificate()).is_ok_and(|validity| validity.problem(path, now).is_none())
+    };
+    match all.iter().any(is_valid) {
+        true => Ok(()),
+        false => check_valid(path, now).map(drop),
     }
 }
 

@@ -26,37 +26,46 @@ pub struct UnitData {
     pub wants_restart: bool,
     /// The unit that may restart, as this unit has seen it.
     pub seen_turn: Option<String>,
+    /// The certificate authorities that other units have to trust for this one, in PEM.
+    pub ca: Option<String>,
+    /// The hashes of the certificate authorities that its running etcd trusts.
+    pub trusts: BTreeSet<String>,
 }
 
 impl UnitData {
     /// Reads the data of a unit in the relation.
     pub fn read(data: &Databag) -> Self {
         let text = |key: &str| value(data, key);
+        let set = |key: &str| text(key).iter().flat_map(|all| all.split(',')).map(str::to_owned).collect();
         Self {
             peer: text("peer"),
             client: text("client"),
             member: text("member"),
             cluster: text("cluster"),
-            heir_of: text("heir-of").iter().flat_map(|ids| ids.split(',')).map(str::to_owned).collect(),
+            heir_of: set("heir-of"),
             founder: text("founder"),
             version: text("version"),
             wants_restart: text("wants-restart").is_some(),
             seen_turn: text("seen-turn"),
+            ca: text("ca"),
+            trusts: set("trusts"),
         }
     }
 
-    fn pairs(&self) -> [(&'static str, String); 9] {
-        let heir_of: Vec<&str> = self.heir_of.iter().map(String::as_str).collect();
+    fn pairs(&self) -> [(&'static str, String); 11] {
+        let list = |set: &BTreeSet<String>| set.iter().map(String::as_str).collect::<Vec<_>>().join(",");
         [
             ("peer", self.peer.clone().unwrap_or_default()),
             ("client", self.client.clone().unwrap_or_default()),
             ("member", self.member.clone().unwrap_or_default()),
             ("cluster", self.cluster.clone().unwrap_or_default()),
-            ("heir-of", heir_of.join(",")),
+            ("heir-of", list(&self.heir_of)),
             ("founder", self.founder.clone().unwrap_or_default()),
             ("version", self.version.clone().unwrap_or_default()),
             ("wants-restart", if self.wants_restart { "true" } else { "" }.to_owned()),
             ("seen-turn", self.seen_turn.clone().unwrap_or_default()),
+            ("ca", self.ca.clone().unwrap_or_default()),
+            ("trusts", list(&self.trusts)),
         ]
     }
 
@@ -219,6 +228,8 @@ mod tests {
             version: Some("3.5.16".into()),
             wants_restart: true,
             seen_turn: Some("etcd/1".into()),
+            ca: Some("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n".into()),
+            trusts: ["ab", "cd"].map(str::to_owned).into(),
         };
         let written = UnitData::default().changes_to(&unit);
         assert_eq!(UnitData::read(&databag(written)), unit);

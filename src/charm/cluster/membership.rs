@@ -111,10 +111,9 @@ pub fn unit_data(facts: &ClusterFacts, served: Option<&Served>, has_data: bool) 
         member: Some(member),
         cluster: Some(hex(served.status.cluster_id)),
         heir_of: served.heir_of.clone(),
-        founder: None,
         version: Some(served.status.version.clone()),
-        wants_restart: false,
         seen_turn: facts.application.turn.clone(),
+        ..UnitData::default()
     }
 }
 

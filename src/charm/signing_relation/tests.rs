@@ -1,6 +1,7 @@
 //! What providers of the second generation answer.
 
 use super::*;
+use crate::charm::legacy_certificates;
 use crate::system::secret::Secret;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose as Use, IsCa, Issuer, KeyPair,
@@ -95,6 +96,14 @@ fn a_revoked_certificate_counts_only_if_there_is_no_other() {
     assert!(matches!(ask(&only, &ours), Answer::Revoked));
     let replaced = data(&[("certificates", json!([revoked, client, server]))]);
     assert!(matches!(ask(&replaced, &ours), Answer::Issued(_)));
+    // Another unit was issued a certificate by a new authority first.
+    let other = Provider::new();
+    let mut elsewhere = other.sign(&SigningRequests::generate(&names()).unwrap().server, &HOSTS, &BOTH);
+    let both = data(&[("certificates", json!([server, elsewhere]))]);
+    assert_eq!(authorities(&both), Authorities::parse(&format!("{}{}", provider.ca, other.ca)));
+    elsewhere["revoked"] = json!(true);
+    let revoked = data(&[("certificates", json!([server, elsewhere]))]);
+    assert_eq!(authorities(&revoked), Authorities::parse(&provider.ca));
 }
 
 #[test]
@@ -189,4 +198,33 @@ fn the_request_is_the_text_that_the_library_expects() {
     assert!(!data["certificate_signing_requests"].contains("PRIVATE"));
     assert!(ours.ask_for(&names()));
     assert!(!ours.ask_for(&CertificateNames { common_name: "etcd-2".into(), ..names() }));
+}
+
+/// Reads the data of a unit or an application that the tests of the provider's library use, too.
+fn shared_data(name: &str) -> BTreeMap<String, String> {
+    let file = format!("{}/tests/data/{name}", env!("CARGO_MANIFEST_DIR"));
+    serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap()
+}
+
+#[test]
+fn the_library_of_providers_is_tested_with_the_data_that_a_unit_writes() {
+    let hosts = ["10.0.0.5", "127.0.0.1", "fd00::5", "localhost", "machine-1"].map(str::to_owned).into();
+    let names = CertificateNames { common_name: "etcd-1".into(), hosts };
+    let data = shared_data("certificates-requirer.json");
+    let list: Vec<Value> = serde_json::from_str(&data["certificate_signing_requests"]).unwrap();
+    let request = |number: usize| SigningRequest {
+        key: Secret::new(""),
+        request: list[number]["certificate_signing_request"].as_str().unwrap().to_owned(),
+    };
+    let requests = SigningRequests { server: request(0), client: request(1) };
+    assert!(requests.ask_for(&names));
+    let mut expected = legacy_certificates::request("etcd/1", &names);
+    expected.extend(requests.data());
+    assert_eq!(data, expected);
+    // The answer of the library to this data.
+    let answered = shared_data("certificates-provider.json");
+    let answered: Databag = answered.into_iter().map(|(key, text)| (key, Secret::new(text))).collect();
+    let now = "2027-01-01T00:00:00Z".parse().unwrap();
+    let answer = answer(APP, &answered, &requests, &names, now);
+    assert!(matches!(answer, Answer::Issued(_)), "{answer:?}");
 }
