@@ -38,12 +38,17 @@ fn machine() -> Result<String> {
         let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
         line.split_once(':').map_or("", |(_, value)| value).trim().to_owned()
     };
+    let has_feature =
+        |line: &str, feature: &str| field("/proc/cpuinfo", line).split(' ').any(|one| one == feature);
+    // The lines of x86 and of ARM.
+    let has_sha = has_feature("flags", "sha_ni") || has_feature("Features", "sha2");
     let tools = ["tar", "gzip", "pigz", "igzip", "zstd"].map(|tool| first_line(tool, &["--version"]));
     let etcd = etcd::ensure(&workspace::target_directory()?, &etcd::NEW)?.join("etcd");
     Ok([
         format!(
-            "- {}, {} cores, {}",
+            "- {} {} SHA extensions, {} cores, {}",
             field("/proc/cpuinfo", "model name"),
+            if has_sha { "with" } else { "without" },
             std::thread::available_parallelism()?,
             field("/proc/meminfo", "MemTotal")
         ),
