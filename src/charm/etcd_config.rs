@@ -33,23 +33,30 @@ pub struct Member {
 pub struct TlsListener {
     /// The directory of the certificates.
     pub certificate_dir: PathBuf,
-    /// The address at which others reach the unit.
-    pub address: IpAddr,
+    /// The address at which peers reach the unit.
+    pub peer_address: IpAddr,
+    /// The address at which clients reach the unit, perhaps in another network.
+    pub client_address: IpAddr,
     /// Whether the certificates suffice for peers. Otherwise peers are served on loopback only.
     pub serves_peers: bool,
 }
 
 impl TlsListener {
-    /// Returns the URL at which others reach this unit.
-    pub fn url(&self, port: u16) -> String {
-        format!("https://{}", SocketAddr::new(self.address, port))
+    /// Returns the URL at which peers reach this unit.
+    pub fn peer_url(&self, options: &Options) -> String {
+        format!("https://{}", SocketAddr::new(self.peer_address, options.management_port))
     }
 
-    /// Returns the URL at which etcd listens: on all addresses.
-    fn listen_url(&self, port: u16) -> String {
-        let all = if self.address.is_ipv6() { "[::]" } else { "0.0.0.0" };
-        format!("https://{all}:{port}")
+    /// Returns the URL at which clients reach this unit.
+    pub fn client_url(&self, options: &Options) -> String {
+        format!("https://{}", SocketAddr::new(self.client_address, options.port))
     }
+}
+
+/// Returns the URL at which etcd listens to be reached at `address`: on all addresses.
+fn listen_url(address: IpAddr, port: u16) -> String {
+    let all = if address.is_ipv6() { "[::]" } else { "0.0.0.0" };
+    format!("https://{all}:{port}")
 }
 
 /// Returns etcd's configuration file.
@@ -61,7 +68,7 @@ pub fn render(options: &Options, member: &Member) -> Result<String> {
     let scheme = if member.tls.is_some() { "https" } else { "http" };
     let local_peer = format!("{scheme}://127.0.0.1:{}", options.management_port);
     let (peer, listen_peer) = match member.tls.as_ref().filter(|tls| tls.serves_peers) {
-        Some(tls) => (tls.url(options.management_port), tls.listen_url(options.management_port)),
+        Some(tls) => (tls.peer_url(options), listen_url(tls.peer_address, options.management_port)),
         None => (local_peer.clone(), local_peer),
     };
     let only_itself = format!("{}={peer}", member.name);
@@ -93,8 +100,8 @@ pub fn render(options: &Options, member: &Member) -> Result<String> {
         }
         Some(tls) => {
             let dir = &tls.certificate_dir;
-            put("listen-client-urls", json!(tls.listen_url(options.port)));
-            put("advertise-client-urls", json!(tls.url(options.port)));
+            put("listen-client-urls", json!(listen_url(tls.client_address, options.port)));
+            put("advertise-client-urls", json!(tls.client_url(options)));
             let security = json!({
                 "trusted-ca-file": dir.join("ca.crt"),
                 "cert-file": dir.join("server.crt"),
@@ -238,7 +245,8 @@ mod tests {
     fn requires_certificates_of_clients_and_peers_if_there_are_any() {
         let tls = Some(TlsListener {
             certificate_dir: "/etc/etcd/tls".into(),
-            address: "fd00::1".parse().unwrap(),
+            peer_address: "fd00::1".parse().unwrap(),
+            client_address: "fd00::1".parse().unwrap(),
             serves_peers: false,
         });
         let text = render(&options(), &Member { tls, ..member() }).unwrap();
@@ -270,11 +278,13 @@ mod tests {
     fn a_member_of_a_cluster_serves_its_peers_on_the_network() {
         let tls = TlsListener {
             certificate_dir: "/etc/etcd/tls".into(),
-            address: "10.0.0.5".parse().unwrap(),
+            peer_address: "10.0.0.5".parse().unwrap(),
+            client_address: "10.1.0.5".parse().unwrap(),
             serves_peers: true,
         };
         let alone = render(&options(), &Member { tls: Some(tls.clone()), ..member() }).unwrap();
         for line in [
+            "advertise-client-urls: https://10.1.0.5:2379\n",
             "listen-peer-urls: https://0.0.0.0:2380\n",
             "initial-advertise-peer-urls: https://10.0.0.5:2380\n",
             "initial-cluster: etcd0=https://10.0.0.5:2380\n",

@@ -3,15 +3,18 @@
 use super::certificates::{CERTIFICATE_FILES, Certificates, check_for_peers};
 use super::cluster::facts::Urls;
 use super::cluster::gather::{PEER_ENDPOINT, client};
+use super::db_relation::CLIENT_ENDPOINT;
 use super::etcd_config::{TlsListener, local_endpoint_in};
 use super::install_method::InstallMethod;
 use super::options::Options;
 use crate::commands::now;
+use crate::etcd::certificates::HostNames;
 use crate::etcd::client::Client;
 use crate::etcd::tls::Tls;
 use crate::juju::Juju;
 use crate::system::owner::Owner;
 use anyhow::Result;
+use std::net::IpAddr;
 use std::path::Path;
 
 /// The certificates of a unit, and how its etcd listens with them.
@@ -42,9 +45,13 @@ impl Listening {
         let network = juju.network(PEER_ENDPOINT)?;
         let addresses: Vec<_> = network.bind.iter().chain(&network.ingress).copied().collect();
         listening.peer_problem = check_for_peers(dir, &addresses).err().map(|error| format!("{error:#}"));
+        // Clients may have a network of their own. A certificate of an earlier version of the charm does not name that address.
+        let clients = juju.network(CLIENT_ENDPOINT)?.ingress.first().copied();
+        let clients = clients.filter(|address| names_address(dir, *address));
         listening.tls = network.ingress.first().map(|address| TlsListener {
             certificate_dir: dir.to_owned(),
-            address: *address,
+            peer_address: *address,
+            client_address: clients.unwrap_or(*address),
             serves_peers: listening.peer_problem.is_none(),
         });
         Ok(listening)
@@ -58,11 +65,16 @@ impl Listening {
         match (&self.peer_problem, &self.tls, options) {
             (Some(problem), ..) => Err(problem.clone()),
             (None, Some(tls), Some(options)) => {
-                Ok(Some(Urls { peer: tls.url(options.management_port), client: tls.url(options.port) }))
+                Ok(Some(Urls { peer: tls.peer_url(options), client: tls.client_url(options) }))
             }
             _ => Ok(None),
         }
     }
+}
+
+fn names_address(dir: &Path, address: IpAddr) -> bool {
+    let names = HostNames::read(&dir.join("server.crt")).ok().flatten();
+    names.is_some_and(|names| names.include(&address.to_string()))
 }
 
 /// Returns the directory of the certificates that etcd uses: the operator's if there are any, else the relation's.

@@ -7,6 +7,7 @@ use super::backup_settings::{self, Ownership};
 use super::certificates::CertificateNames;
 use super::cluster::facts::ClusterFacts;
 use super::cluster::gather::PEER_ENDPOINT;
+use super::db_relation::CLIENT_ENDPOINT;
 use super::decide::{self, Step, decide};
 use super::facts::Facts;
 use super::gather;
@@ -145,7 +146,7 @@ impl HookRun<'_> {
         let Some(relation) = tls_relation::find(self.juju, self.broken_relation())? else {
             return Ok(tls_relation::Outcome::default());
         };
-        let network = self.juju.network(PEER_ENDPOINT)?;
+        let network = self.juju.network(PEER_ENDPOINT)?.merge(&self.juju.network(CLIENT_ENDPOINT)?);
         let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let names = CertificateNames::of_unit(&own.unit, &network, &hostname);
         let dir = facts.method.relation_certificate_dir();

@@ -42,6 +42,17 @@ pub struct Network {
     pub ingress: Vec<IpAddr>,
 }
 
+impl Network {
+    /// Returns this network with the addresses of another one, each once.
+    #[must_use]
+    pub fn merge(mut self, other: &Self) -> Self {
+        for (all, more) in [(&mut self.bind, &other.bind), (&mut self.ingress, &other.ingress)] {
+            all.extend(more.iter().filter(|address| !all.contains(address)).copied().collect::<Vec<_>>());
+        }
+        self
+    }
+}
+
 /// The needed part of the output of `network-get`.
 #[derive(Deserialize)]
 struct NetworkAnswer {

@@ -9,8 +9,11 @@ use super::facts::ClusterFacts;
 use crate::juju::{GoalUnit, Status};
 
 /// Whether this unit may restart its etcd now: no other unit serves, or it has the turn. A turn that it has not asked for may
-/// be one that the leader has already given to another unit.
+/// be one that the leader has already given to another unit. Without the relation, nothing is known about other units.
 pub fn may_restart(facts: &ClusterFacts) -> bool {
+    if facts.relation.is_none() {
+        return facts.other_units().next().is_none();
+    }
     let has_turn = facts.application.turn.as_ref() == Some(&facts.unit);
     facts.other_serving_unit().is_none() || (has_turn && facts.own.wants_restart)
 }
@@ -64,6 +67,7 @@ mod tests {
         let name = |number: u8| format!("etcd/{number}");
         let mut facts = ClusterFacts {
             unit: name(1),
+            relation: Some("cluster:0".into()),
             application: ApplicationData { turn: turn.map(str::to_owned), ..ApplicationData::default() },
             ..ClusterFacts::default()
         };
@@ -113,7 +117,10 @@ mod tests {
         assert!(!may_restart(&two(true, Some("etcd/0"))) && !may_restart(&two(true, None)));
         // The turn is of an earlier restart: the leader may have passed it on.
         assert!(!may_restart(&two(false, Some("etcd/1"))));
-        assert!(may_restart(&facts(&[(1, "active", false)], None)));
+        let alone = facts(&[(1, "active", false)], None);
+        assert!(may_restart(&alone) && may_restart(&ClusterFacts { relation: None, ..alone }));
+        // The relation could not be read.
+        assert!(!may_restart(&ClusterFacts { relation: None, ..two(true, Some("etcd/1")) }));
         // Others exist, and do not serve yet.
         let mut first = two(false, None);
         first.others.insert("etcd/0".into(), UnitData::default());

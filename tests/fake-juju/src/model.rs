@@ -29,6 +29,8 @@ pub struct Model {
 #[derive(Debug, Default)]
 struct Unit {
     address: String,
+    /// The addresses in the networks of endpoints that have one of their own.
+    networks: BTreeMap<String, String>,
     is_dying: bool,
     /// The status that `goal-state` prints.
     status: String,
@@ -132,6 +134,14 @@ impl Model {
     pub fn move_unit(&mut self, name: &str, address: &str) {
         if let Some(unit) = self.units.get_mut(name) {
             unit.address = address.to_owned();
+            unit.progress.forget_config();
+        }
+    }
+
+    /// Sets the address of a unit in the network of an endpoint. Juju runs `config-changed` then.
+    pub fn set_network(&mut self, name: &str, endpoint: &str, address: &str) {
+        if let Some(unit) = self.units.get_mut(name) {
+            unit.networks.insert(endpoint.to_owned(), address.to_owned());
             unit.progress.forget_config();
         }
     }

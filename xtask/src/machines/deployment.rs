@@ -37,7 +37,8 @@ pub struct Deployment<'m> {
     provider: Option<Box<dyn Provider + 'm>>,
     /// The application that uses etcd, if there is one.
     pub client: Option<DbClient>,
-    statuses: BTreeMap<String, String>,
+    /// The last status of each unit.
+    pub statuses: BTreeMap<String, String>,
     /// The hooks that have run, as `UNIT HOOK`.
     pub hooks: Vec<String>,
 }

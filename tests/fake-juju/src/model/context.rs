@@ -26,6 +26,7 @@ const FAILED: u8 = 1;
 pub struct Context {
     unit: String,
     address: String,
+    networks: BTreeMap<String, String>,
     leads: bool,
     goal_state: Value,
     /// The relation of the hook, if it has one.
@@ -70,6 +71,7 @@ impl Context {
         Self {
             unit: name.to_owned(),
             address: unit.map(|unit| unit.address.clone()).unwrap_or_default(),
+            networks: unit.map(|unit| unit.networks.clone()).unwrap_or_default(),
             leads: model.leader(app) == Some(name),
             goal_state: json!({"units": units, "relations": {}}),
             relation: hook.relation.clone(),
@@ -162,8 +164,8 @@ impl Context {
         Ok(Value::Null)
     }
 
-    fn network(&self) -> Value {
-        let address = &self.address;
+    fn network(&self, endpoint: &str) -> Value {
+        let address = self.networks.get(endpoint).unwrap_or(&self.address);
         json!({
             "bind-addresses": [{"mac-address": "", "interface-name": "eth0",
                 "addresses": [{"hostname": "", "value": address, "cidr": format!("{address}/24")}]}],
@@ -242,8 +244,10 @@ pub fn call(context: &mut Context, tool: &str, words: &[&str], input: &str) -> R
     let value = match tool {
         "goal-state" => context.goal_state.clone(),
         "is-leader" => json!(context.leads),
-        "network-get" if words.plain.len() == 1 => context.network(),
-        "network-get" => return Err(usage("no arguments specified")),
+        "network-get" => match words.plain[..] {
+            [endpoint] => context.network(endpoint),
+            _ => return Err(usage("no arguments specified")),
+        },
         "relation-ids" => {
             let endpoint = words.plain.first().copied().unwrap_or_default();
             let ids = context.relations.keys().filter(|id| id.split(':').next() == Some(endpoint));

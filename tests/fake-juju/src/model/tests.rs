@@ -125,6 +125,12 @@ fn a_hook_sees_the_data_as_it_began_and_its_own_changes() {
     assert!(call(&mut context, "relation-get", &words, "").unwrap().contains("\"peer\":\"x\""));
     let app = ["-r", "cluster:0", "--app", "--format=json", "-", "etcd"];
     assert_eq!(call(&mut context, "relation-get", &app, "").unwrap(), "{}\n");
+    model.set_network("etcd/0", "db", "10.1.0.1");
+    let mut context = model.begin("etcd/0", &Hook::update_status());
+    for (endpoint, address) in [("db", "10.1.0.1"), ("cluster", "10.0.0.1")] {
+        let network = call(&mut context, "network-get", &[endpoint, "--format=json"], "").unwrap();
+        assert!(network.contains(address), "{endpoint}: {network}");
+    }
 }
 
 #[test]
