@@ -187,6 +187,10 @@ fn reads_units_networks_and_the_data_of_relations() {
     let network = juju.network("cluster").unwrap();
     assert_eq!(network.bind.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.5", "fd00::5"]);
     assert_eq!(network.ingress[0].to_string(), "192.0.2.5");
+    // The network of another endpoint has one more address.
+    let other = crate::juju::Network { ingress: vec!["10.1.0.5".parse().unwrap()], ..network.clone() };
+    let merged = network.clone().merge(&other);
+    assert_eq!((merged.bind, merged.ingress.len()), (network.bind, 2));
     assert_eq!(juju.relation_units("cluster:0").unwrap(), ["etcd/1", "etcd/10"]);
     assert_eq!(juju.unit_data("cluster:0", "etcd/1").unwrap()["peer"].reveal(), "https://10.0.0.6:2380");
     // Juju prints `null` for a relation without units, and for a unit without data.

@@ -22,6 +22,7 @@ mod pod;
 pub mod prerequisites;
 mod reboot;
 mod record;
+mod restarts;
 pub mod root;
 mod scaling;
 pub mod scenario;
@@ -69,7 +70,7 @@ const SCENARIOS: &[Scenario] = &[
     ("scaling: certificates from a relation", scaling::certificates),
     ("scaling: from 1 unit to 3 and back to 1", scaling::grow_and_shrink),
     ("scaling: restored on 1 unit, and grown to 3 again", scaling::restore_and_grow),
-    ("scaling: options changed on 3 units under load, and data lost", scaling::restart_in_turn),
+    ("scaling: options changed on 3 units under load, and data lost", restarts::in_turn),
     ("documents: every command, typed", documents::typed),
     ("schedule: a timer, from installation to removal", schedule::life),
     ("package: installed, used and removed", package::life),

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use fake_juju::model::Databag;
@@ -11,17 +10,16 @@ use serde_json::{Value, json};
 
 use super::charm::empty;
 use super::db_client::{self, DbClient};
-use super::deployment::{APPLICATION, Deployment};
+use super::deployment::Deployment;
 use super::easyrsa::Easyrsa;
-use super::load::Load;
 use super::machine::Machine;
 use super::test_bed::TestBed;
 use crate::{command, etcd, workspace};
 
 const HEALTHY: &str = "active 1 member, healthy";
 /// The addresses that [`super::cluster::connect`] gives to machines.
-const ADDRESSES: [&str; 3] = ["10.9.9.1", "10.9.9.2", "10.9.9.3"];
-const TLS: &str = "/etc/etcd/relation-tls";
+pub(super) const ADDRESSES: [&str; 3] = ["10.9.9.1", "10.9.9.2", "10.9.9.3"];
+pub(super) const TLS: &str = "/etc/etcd/relation-tls";
 /// The files of a removed unit. A new unit is usually on a new machine.
 const OF_EARLIER_UNIT: [&str; 8] = [
     "/var/lib/etcd",
@@ -33,8 +31,6 @@ const OF_EARLIER_UNIT: [&str; 8] = [
     "/usr/local/bin/etcdctl",
     "/var/lib/juju",
 ];
-/// The longest time without an acknowledged write while members restart: some elections, on a busy computer.
-const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 /// One unit gets certificates from a relation: etcd listens on the network, a renewed certificate is used without a restart,
 /// and no key is in an argument, a status or a log.
@@ -100,7 +96,7 @@ fn check_keys_are_secret(machine: &Machine) -> Result<()> {
 }
 
 /// Runs etcdctl on the machine, with the client certificate of the charm, at this address.
-fn etcdctl(machine: &Machine, address: &str, words: &[&str]) -> Result<String> {
+pub(super) fn etcdctl(machine: &Machine, address: &str, words: &[&str]) -> Result<String> {
     let endpoint = format!("--endpoints=https://{address}:2379");
     let files = ["cacert=ca.crt", "cert=client.crt", "key=client.key"];
     let files: Vec<String> =
@@ -112,7 +108,7 @@ fn etcdctl(machine: &Machine, address: &str, words: &[&str]) -> Result<String> {
 }
 
 /// Creates a release archive like those of the etcd project, from the older programs that the tests run.
-fn release(at: &Path) -> Result<PathBuf> {
+pub(super) fn release(at: &Path) -> Result<PathBuf> {
     let bin = etcd::ensure(&workspace::target_directory()?, &etcd::OLD)?;
     let path = at.join("etcd.tar.gz");
     let mut tar = Command::new("tar");
@@ -174,7 +170,38 @@ pub fn grow_and_shrink(test_bed: &TestBed) -> Result<String> {
     deployment.check_status(&one, &[HEALTHY])?;
     let text = client(&deployment)?.check(&deployment.model, &ADDRESSES[1..2])?;
     use_as_client(third, &text)?;
-    Ok("1, 2, 3 members, and back to 1; all keys on every member".to_owned())
+
+    remove_files_of_earlier_unit(third)?;
+    let three = deployment.add_unit(test_bed, third, ADDRESSES[2], &release)?;
+    join_with_authentication(&mut deployment, [&one, &three])?;
+    Ok("1, 2, 3 members, and back to 1; all keys on every member; refused with authentication, and joined after the \
+        commands in the status"
+        .to_owned())
+}
+
+/// Enables authentication on the only member. A new unit is `blocked` until the commands in its status were typed.
+fn join_with_authentication(deployment: &mut Deployment<'_>, units: [&String; 2]) -> Result<()> {
+    let machine = deployment.machine(units[0])?;
+    for words in ["user add root:canary", "user grant-role root root", "auth enable"] {
+        etcdctl(machine, "127.0.0.1", &words.split(' ').collect::<Vec<_>>())?;
+    }
+    deployment.settle()?;
+    for unit in units {
+        deployment.update_status(unit)?;
+        deployment.check_status(
+            unit,
+            &["blocked next: etcdctl user add client --no-password; etcdctl user grant-role"],
+        )?;
+    }
+    for words in ["user add client --no-password", "user grant-role client root"] {
+        let words = format!("--user=root:canary {words}");
+        etcdctl(machine, "127.0.0.1", &words.split(' ').collect::<Vec<_>>())?;
+    }
+    for unit in units {
+        deployment.update_status(unit)?;
+    }
+    deployment.settle()?;
+    check_cluster(deployment, &units)
 }
 
 /// One unit grows to three and shrinks again: clients restart twice. Restored from the snapshot, it grows to three again: all
@@ -229,101 +256,8 @@ pub fn restore_and_grow(test_bed: &TestBed) -> Result<String> {
     ))
 }
 
-/// An option is changed while three units serve a client that writes: one etcd is restarted at a time, and none while a member
-/// does not answer.
-pub fn restart_in_turn(test_bed: &TestBed) -> Result<String> {
-    let machines = [empty(test_bed)?, empty(test_bed)?, empty(test_bed)?];
-    super::cluster::connect(&machines)?;
-    let release = release(machines[0].path("/root")?.as_path())?;
-    let mut deployment = Deployment::new();
-    let zero = deployment.add_unit(test_bed, &machines[0], ADDRESSES[0], &release)?;
-    let easyrsa = Easyrsa::relate(&mut deployment.model)?;
-    deployment.provide(easyrsa);
-    deployment.settle()?;
-    add_two(test_bed, &mut deployment, &machines, &release)?;
-
-    let endpoints = ADDRESSES.map(|address| format!("https://{address}:2379"));
-    let load = Load::start(&machines[0], &endpoints.each_ref().map(String::as_str), TLS)?;
-    deployment.configure(&[("snapshot-count", json!(5000))])?;
-    deployment.settle()?;
-    check_configured(&machines, "snapshot-count: 5000")?;
-    check_restarted_one_after_the_other(&machines)?;
-    let (writes, pause) = load.finish()?;
-    ensure!(pause < MAX_PAUSE, "no write was acknowledged for {pause:?}");
-
-    let pids = machines.iter().map(super::charm::pid).collect::<Result<Vec<_>>>()?;
-    machines[2].ip(&["link", "set", "cable", "down"])?;
-    deployment.configure(&[("snapshot-count", json!(6000))])?;
-    deployment.settle()?;
-    ensure!(
-        machines.iter().map(super::charm::pid).collect::<Result<Vec<_>>>()? == pids,
-        "etcd was restarted"
-    );
-    deployment.check_status(&zero, &["waiting restarts with its new configuration after etcd/2"])?;
-    machines[2].ip(&["link", "set", "cable", "up"])?;
-    // The unit that could not be reached has the turn. The leader finds the members healthy only after it answers again.
-    for unit in deployment.model.units(APPLICATION).iter().rev() {
-        deployment.update_status(unit)?;
-    }
-    deployment.settle()?;
-    check_configured(&machines, "snapshot-count: 6000")?;
-    check_restarted_one_after_the_other(&machines)?;
-    lose_data(&mut deployment, &machines)?;
-    Ok(format!(
-        "one etcd at a time; {writes} writes, none lost, longest pause {} ms; a member whose data was lost is replaced",
-        pause.as_millis()
-    ))
-}
-
-/// A member loses its data. As long as only one other member serves, it is not replaced.
-fn lose_data(deployment: &mut Deployment<'_>, machines: &[Machine; 3]) -> Result<()> {
-    let units = deployment.model.units(APPLICATION);
-    etcdctl(&machines[0], "127.0.0.1", &["put", "before", "the loss"])?;
-    for machine in &machines[1..] {
-        machine.run(&["systemctl", "stop", "etcd.service"])?;
-    }
-    machines[2].run(&["rm", "-rf", "/var/lib/etcd/default/member"])?;
-    deployment.update_status(&units[2])?;
-    deployment.settle()?;
-    deployment.check_status(&units[2], &["blocked ", "is gone", "too few other members", "restore"])?;
-    machines[1].run(&["systemctl", "start", "etcd.service"])?;
-    deployment.update_status(&units[2])?;
-    deployment.settle()?;
-    deployment.check_status(&units[2], &["active voter, 3 members, healthy"])?;
-    check_cluster(deployment, &units.iter().collect::<Vec<_>>())
-}
-
-/// Checks that the etcd of each machine runs with this line in its configuration.
-fn check_configured(machines: &[Machine], line: &str) -> Result<()> {
-    for machine in machines {
-        let config = fs::read_to_string(machine.path("/etc/etcd/etcd.conf.yml")?)?;
-        ensure!(config.lines().any(|found| found == line), "the configuration has no {line:?}: {config}");
-    }
-    Ok(())
-}
-
-/// Checks by systemd's clocks, which are one on all machines, that no two etcds were stopped at the same time.
-fn check_restarted_one_after_the_other(machines: &[Machine]) -> Result<()> {
-    let mut restarts = Vec::new();
-    for machine in machines {
-        let times = ["ActiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic"].map(|name| {
-            let shown = machine.run(&["systemctl", "show", "--value", "--property", name, "etcd.service"])?;
-            shown.trim().parse::<u64>().with_context(|| format!("{name} is {shown:?}"))
-        });
-        let [stopped, started] = times;
-        restarts.push((stopped?, started?));
-    }
-    restarts.sort_unstable();
-    ensure!(restarts.iter().all(|(stopped, started)| 0 < *stopped && stopped < started), "{restarts:?}");
-    ensure!(
-        restarts.windows(2).all(|pair| pair[0].1 < pair[1].0),
-        "etcds were stopped together: {restarts:?}"
-    );
-    Ok(())
-}
-
 /// Adds units on the second and third machine, which have nothing of an earlier unit.
-fn add_two<'m>(
+pub(super) fn add_two<'m>(
     test_bed: &TestBed,
     deployment: &mut Deployment<'m>,
     machines: &'m [Machine; 3],
@@ -331,12 +265,16 @@ fn add_two<'m>(
 ) -> Result<Vec<String>> {
     let mut units = Vec::new();
     for (machine, address) in machines.iter().zip(ADDRESSES).skip(1) {
-        machine.run(&[&["rm", "-rf"], &OF_EARLIER_UNIT[..]].concat())?;
-        machine.run(&["systemctl", "daemon-reload"])?;
+        remove_files_of_earlier_unit(machine)?;
         units.push(deployment.add_unit(test_bed, machine, address, release)?);
     }
     deployment.settle()?;
     Ok(units)
+}
+
+fn remove_files_of_earlier_unit(machine: &Machine) -> Result<()> {
+    machine.run(&[&["rm", "-rf"], &OF_EARLIER_UNIT[..]].concat())?;
+    machine.run(&["systemctl", "daemon-reload"]).map(drop)
 }
 
 fn client<'d>(deployment: &'d Deployment<'_>) -> Result<&'d DbClient> {
@@ -362,7 +300,7 @@ fn use_as_client(machine: &Machine, text: &Databag) -> Result<()> {
 }
 
 /// Checks that exactly these units are voters, that their URLs are on the network, and that all have the same keys.
-fn check_cluster(deployment: &Deployment<'_>, units: &[&String]) -> Result<()> {
+pub(super) fn check_cluster(deployment: &Deployment<'_>, units: &[&String]) -> Result<()> {
     let mut hashes = Vec::new();
     for unit in units {
         let machine = deployment.machine(unit)?;
