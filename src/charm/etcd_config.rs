@@ -23,7 +23,7 @@ pub struct Member {
     pub data_dir: PathBuf,
     /// How etcd listens on the network. Without it, etcd listens on loopback only.
     pub tls: Option<TlsListener>,
-    /// The members of the cluster that this one joins, in the form of etcd's `initial-cluster`. Without it, it is the only
+    /// The members of the cluster that this one joins, in the form of the option `initial-cluster`. Without it, it is the only
     /// member, or has data: then etcd does not read the value.
     pub joins: Option<String>,
 }

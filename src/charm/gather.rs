@@ -181,7 +181,7 @@ fn ask_for_members(
     }
 }
 
-/// Returns the members in the form of etcd's `initial-cluster`, if they already include this unit.
+/// Returns the members in the form of the option `initial-cluster`, if they already include this unit.
 fn members_to_join(facts: &ClusterFacts) -> Option<String> {
     let (members, urls) = (facts.members.as_ref()?, facts.urls.as_ref()?);
     let is_listed = members.iter().any(|member| member.peer_urls.contains(&urls.peer));

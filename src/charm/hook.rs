@@ -4,7 +4,7 @@ use crate::commands::Environment;
 use std::ffi::OsStr;
 
 /// The endpoints in `metadata.yaml` whose hooks the charm runs.
-const RELATIONS: [&str; 4] = ["cluster", "certificates", "db", "s3-parameters"];
+const RELATIONS: [&str; 5] = ["cluster", "certificates", "db", "nrpe-external-master", "s3-parameters"];
 
 /// A hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -28,6 +28,7 @@ mod issued_certificates;
 mod legacy_certificates;
 mod listening;
 mod members;
+mod nrpe_relation;
 mod options;
 mod pem;
 mod reconcile;

@@ -14,6 +14,7 @@ use super::gather;
 use super::health;
 use super::hook::Hook;
 use super::members::HookEnd;
+use super::nrpe_relation;
 use super::report::status_of_error;
 use super::restore_state::{self, RestoreState, lock_data, recover_restore, wait_for_data};
 use super::tls_relation::{self, Destination, TlsRelation};
@@ -77,6 +78,7 @@ impl HookRun<'_> {
     fn status(&self) -> Status {
         let status = self.reconcile().unwrap_or_else(|error| status_of_error(&error, "running the hook"));
         let status = self.reconcile_timer(self.report_unreported_action(status));
+        self.reconcile_nrpe();
         match self.environment.unit.as_deref() {
             Some(unit) => Status { message: for_unit(&status.message, unit), ..status },
             None => status,
@@ -169,6 +171,16 @@ impl HookRun<'_> {
         let variable = |name: &str| self.environment.variable(name).and_then(OsStr::to_str);
         let is_broken = variable("JUJU_DISPATCH_PATH").is_some_and(|path| path.ends_with("-relation-broken"));
         variable("JUJU_RELATION_ID").filter(|_| is_broken)
+    }
+
+    /// Announces the check of backups to Nagios. An error is only logged: the unit works without Nagios.
+    fn reconcile_nrpe(&self) {
+        let charm_dir = self.environment.variable("JUJU_CHARM_DIR").map(Path::new);
+        let charm_dir = charm_dir.filter(|_| !self.hook.removes_unit());
+        let Some(unit) = self.environment.unit.as_deref() else { return };
+        if let Err(error) = nrpe_relation::reconcile(self.juju, unit, charm_dir, self.broken_relation()) {
+            stderr::print(&format!("setting up the check for Nagios: {error:#}"));
+        }
     }
 
     /// Reports an action that ended while the agent was gone: Juju shows it as failed. The log has the details, and the

@@ -38,6 +38,8 @@ impl<'m> Load<'m> {
             format!("ETCDCTL_CERT={tls}/client.crt"),
             format!("ETCDCTL_KEY={tls}/client.key"),
             "ETCDCTL_DIAL_TIMEOUT=1s".to_owned(),
+            // With the default of 5 s, a write that reached a stopping etcd would be the longest pause.
+            "ETCDCTL_COMMAND_TIMEOUT=2s".to_owned(),
             "PATH=/usr/local/bin:/usr/bin:/bin".to_owned(),
         ];
         machine.run(&["rm", "-rf", DIR])?;
