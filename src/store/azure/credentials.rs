@@ -23,8 +23,8 @@ pub(super) enum CredentialFile {
 /// What grants access.
 #[derive(Debug, Clone)]
 pub(super) enum Credentials {
-    /// A key of the account.
-    Key(Vec<u8>),
+    /// A key of the account, in Base64.
+    Key(Secret),
     /// The query that grants access, encoded.
     Sas(Secret),
 }
@@ -39,10 +39,8 @@ impl CredentialFile {
             Self::Key(path) => {
                 let file = SecretFile { path, what: "the key file", content: "a key of the storage account" };
                 let text = read_secret(&file)?;
-                let key = key_in(text.reveal()).and_then(|key| Base64::decode_vec(key).ok());
-                key.filter(|key| !key.is_empty())
-                    .map(Credentials::Key)
-                    .ok_or_else(|| file.is_invalid().into())
+                let key = key_in(text.reveal()).filter(|key| is_key(key));
+                key.map(|key| Credentials::Key(Secret::new(key))).ok_or_else(|| file.is_invalid().into())
             }
             Self::Sas(path) => {
                 let file = SecretFile { path, what: "the SAS file", content: "a SAS token (…&sig=…)" };
@@ -59,6 +57,10 @@ fn key_in(text: &str) -> Option<&str> {
         Some((_, rest)) => rest.split(';').next().map(str::trim),
         None => Some(text.trim()),
     }
+}
+
+fn is_key(text: &str) -> bool {
+    !text.is_empty() && Base64::decode_vec(text).is_ok()
 }
 
 /// Returns the token in a text: a URL, or only a token, perhaps with its question mark.
@@ -78,6 +80,8 @@ mod tests {
         let text = "DefaultEndpointsProtocol=https;AccountName=etcd;AccountKey=a2V5==;EndpointSuffix=core.windows.net\n";
         assert_eq!(key_in(text), Some("a2V5=="));
         assert_eq!(key_in("a2V5==\n"), Some("a2V5=="));
+        assert!(is_key("a2V5") && !is_key("") && !is_key("a key"));
+        assert!(!format!("{:?}", Credentials::Key(Secret::new("a2V5"))).contains("a2V5"));
     }
 
     #[test]

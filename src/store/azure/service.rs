@@ -81,7 +81,7 @@ impl Service for AzureService {
                     headers: &headers,
                     length: request.body.len(),
                 };
-                headers.push(("authorization", authorization(&unsigned, &key)));
+                headers.push(("authorization", authorization(&unsigned, &key)?));
                 query
             }
         };

@@ -3,6 +3,8 @@
 //! Source: "Authorize with Shared Key" in the documentation of Azure Storage.
 
 use crate::system::digest::hmac_sha256;
+use crate::system::secret::Secret;
+use anyhow::{Context, Result};
 use base64ct::{Base64, Encoding};
 
 /// The headers whose values are signed, in this order. The length of the body is between the second and the third.
@@ -35,10 +37,14 @@ pub(super) struct Unsigned<'a> {
     pub length: usize,
 }
 
-/// Returns the value of the header `Authorization`.
-pub(super) fn authorization(request: &Unsigned<'_>, key: &[u8]) -> String {
-    let signature = hmac_sha256(key, string_to_sign(request).as_bytes());
-    format!("SharedKey {}:{}", request.account, Base64::encode_string(&signature))
+/// Returns the value of the header `Authorization`. The key is in Base64.
+///
+/// # Errors
+/// Fails if the key is not in Base64.
+pub(super) fn authorization(request: &Unsigned<'_>, key: &Secret) -> Result<String> {
+    let key = Base64::decode_vec(key.reveal()).ok().context("the key of the account is not in Base64")?;
+    let signature = hmac_sha256(&key, string_to_sign(request).as_bytes());
+    Ok(format!("SharedKey {}:{}", request.account, Base64::encode_string(&signature)))
 }
 
 fn string_to_sign(request: &Unsigned<'_>) -> String {

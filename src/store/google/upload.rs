@@ -157,7 +157,18 @@ fn next_byte(range: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::service::GoogleService;
     use super::*;
+    use crate::store::cloud::http::Http;
+    use crate::store::cloud::server::Server;
+    use crate::system::clock::Clock;
+    use jiff::Timestamp;
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::TcpListener;
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::sync::{Arc, Mutex};
+    use std::thread;
+    use std::time::Duration;
 
     #[test]
     fn the_id_of_an_upload_is_in_its_url() {
@@ -173,5 +184,80 @@ mod tests {
         for (range, next) in [("bytes=0-99", 100), ("", 0), ("0-99", 0), ("bytes=0-x", 0)] {
             assert_eq!(next_byte(range), next, "{range}");
         }
+    }
+
+    /// Starts a server that gives these answers in turn. Returns its port, and the heads of the requests.
+    fn server(answers: &'static [&'static str]) -> (u16, Arc<Mutex<Vec<String>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&heads);
+        thread::spawn(move || {
+            for (stream, answer) in listener.incoming().flatten().zip(answers) {
+                let (mut reader, mut head) = (BufReader::new(&stream), String::new());
+                while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).unwrap() > 0 {}
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+                reader.read_exact(&mut body).unwrap();
+                seen.lock().unwrap().push(head);
+                (&stream)
+                    .write_all(format!("HTTP/1.1 {answer}\r\nConnection: close\r\n\r\n").as_bytes())
+                    .unwrap();
+            }
+        });
+        (port, heads)
+    }
+
+    /// Uploads ten bytes to a server that gives these answers. Returns the ranges that were sent, and the result.
+    fn send(answers: &'static [&'static str]) -> (Vec<String>, Result<()>) {
+        let (port, heads) = server(answers);
+        let home = tempfile::tempdir().unwrap();
+        let key = home.path().join("key.json");
+        let pem = include_str!("../../../tests/data/rfc7515-a2-key.pem");
+        let account = json!({"type": "service_account", "client_email": "a@b", "private_key": pem});
+        let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&key).unwrap();
+        file.write_all(account.to_string().as_bytes()).unwrap();
+        let server = Server::parse(&format!("http://127.0.0.1:{port}"), false).unwrap();
+        let http = Http::new(None, None, false, Duration::from_secs(5)).unwrap();
+        let service = GoogleService::new(server, "backups", key);
+        let client = Client::new(Box::new(service), http, Clock::at(Timestamp::UNIX_EPOCH));
+        let mut content = tempfile::tempfile().unwrap();
+        content.write_all(b"0123456789").unwrap();
+        let sha256 = hex(&Sha256::digest(b"0123456789"));
+        let upload = Upload::new(("gs://backups/", "", "a.tar.gz"), &content, &sha256).unwrap();
+        let sent = GoogleUpload { upload: &upload, client: &client }.send(&mut |_| ());
+        let heads = heads.lock().unwrap();
+        let ranges = heads.iter().filter_map(|head| {
+            Some(head.lines().find_map(|line| line.strip_prefix("content-range: "))?.to_owned())
+        });
+        (ranges.collect(), sent)
+    }
+
+    const STARTED: &str = "200 OK\r\nLocation: http://elsewhere/?upload_id=U\r\nContent-Length: 0";
+    const DONE: &str = "200 OK\r\nContent-Length: 0";
+
+    #[test]
+    fn what_the_server_has_not_stored_is_sent_again() {
+        let (ranges, sent) = send(&[
+            STARTED,
+            "308 Resume Incomplete\r\nRange: bytes=0-3\r\nContent-Length: 0",
+            "308 Resume Incomplete\r\nRange: bytes=0-8\r\nContent-Length: 0",
+            DONE,
+        ]);
+        sent.unwrap();
+        assert_eq!(ranges, ["bytes 0-9/10", "bytes 4-9/10", "bytes 9-9/10"]);
+    }
+
+    #[test]
+    fn a_server_that_stores_nothing_is_given_up() {
+        for range in ["", "Range: bytes=0-9\r\n", "Range: bytes=0-99\r\n"] {
+            let answer = format!("308 Resume Incomplete\r\n{range}Content-Length: 0").leak();
+            let (ranges, sent) = send(vec![STARTED, answer, DONE].leak());
+            let error = format!("{:#}", sent.unwrap_err());
+            assert!(error.contains("the server has stored"), "{range}: {error}");
+            assert_eq!(ranges, ["bytes 0-9/10"], "{range}");
+        }
+        let (_, sent) = send(&["200 OK\r\nContent-Length: 0"]);
+        assert!(format!("{:#}", sent.unwrap_err()).contains("no id of the upload"));
     }
 }
