@@ -347,6 +347,7 @@ mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use std::os::unix::net::UnixListener;
+    use std::time::Instant;
 
     const SIZE: u64 = 1 << 20;
 
@@ -410,6 +411,21 @@ mod tests {
         assert!(refused("missing", SIZE).contains("No such file"));
         assert!(refused("real", 4096).contains("real/big"));
         assert!(FileTree::read(&[PathBuf::from("/")], SIZE).is_err());
+    }
+
+    /// `/proc/version` reports a size of 0, so that no read of it is complete.
+    #[test]
+    fn refuses_a_file_that_changes_during_every_read() {
+        let since = Instant::now();
+        let error = FileTree::read(&[PathBuf::from("/proc/version")], SIZE).unwrap_err();
+        let refusal = error.downcast::<Refusal>().unwrap().to_string();
+        assert!(refusal.contains("/proc/version changes all the time"), "{refusal}");
+        assert!(refusal.contains("remove its directory from include"), "{refusal}");
+        assert!(
+            since.elapsed() >= PAUSE * (TRIES - 1),
+            "it was not read {TRIES} times: {:?}",
+            since.elapsed()
+        );
     }
 
     #[test]
