@@ -3,12 +3,14 @@
 //! Compiled only with the feature `fuzz`, which no package has. Must never write outside memory.
 
 use crate::archive::age::Identities;
+use crate::archive::included::{from_tar, to_tar};
 use crate::archive::manifest::Manifest;
 use crate::archive::{self, UnpackOptions};
 use crate::etcd;
 use crate::etcd::backend::{Backend, find_fault, same_records};
 use crate::exchange::journal::Journal;
 use crate::system::digest::hex;
+use crate::system::file_tree::{FileContent, FileTree};
 use block_deflate::Deflater;
 use flate2::read::DeflateDecoder;
 use flate2::{Compression, write::GzEncoder};
@@ -48,6 +50,20 @@ pub fn zip(bytes: &[u8]) {
         assert_eq!(db.len() as u64, contents.db.size);
         assert_eq!(hex(&Sha256::digest(&db)), contents.db.sha256);
     }
+}
+
+/// Reads a tar of included files. If a tar can be made of them, it contains the same files.
+pub fn included(bytes: &[u8]) {
+    let Ok(tree) = from_tar(bytes) else { return };
+    let Ok(tar) = to_tar(&tree) else { return };
+    let again = from_tar(&tar).ok();
+    assert!(again.is_some(), "our own tar cannot be read");
+    let contents =
+        |tree: &FileTree| tree.entries.iter().map(|entry| entry.content.clone()).collect::<Vec<_>>();
+    let is_regular = |content: &FileContent| matches!(content, FileContent::Regular(_));
+    let again = again.map(|tree| contents(&tree)).unwrap_or_default();
+    let files = |all: Vec<FileContent>| all.into_iter().filter(is_regular).collect::<Vec<_>>();
+    assert_eq!(files(again), files(contents(&tree)));
 }
 
 /// Decrypts an age file with a known identity: its header, and chunks that are hardly ever authentic.

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: fuzzes the readers of archives, manifests, journals, databases, and the answers of etcdctl and of S3
+//! `cargo xtask fuzz`: fuzzes the readers of archives, included files, manifests, journals, databases, and the answers of etcdctl and of S3
 //! servers, and the compressor.
 //!
 //! The checked properties are in `src/fuzz.rs`. The committed corpus is only read; new inputs stay in `target/`.
@@ -11,8 +11,8 @@ use anyhow::{Context, Result};
 
 use crate::{command, workspace};
 
-const TARGETS: [&str; 9] =
-    ["archive", "zip", "age", "manifest", "journal", "answers", "backend", "deflate", "bucket"];
+const TARGETS: [&str; 10] =
+    ["archive", "zip", "included", "age", "manifest", "journal", "answers", "backend", "deflate", "bucket"];
 const USAGE: &str = "cargo xtask fuzz [TARGET] [--seconds N]";
 
 /// Runs the given targets one after the other, by default for a minute each.
