@@ -3,6 +3,7 @@
 //! Must never report a value.
 
 use super::live::{LIVE, save_live};
+use super::streamed_list::{self, StreamedList};
 use super::usage::Place;
 use super::{ArchiveName, Opener};
 use crate::commands::Call;
@@ -12,7 +13,6 @@ use crate::etcd::client::Client;
 use crate::etcd::key_text::printable;
 use crate::system::interrupt;
 use anyhow::Result;
-use serde::ser::{Error as _, SerializeSeq};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 
@@ -155,15 +155,21 @@ impl ChangedKey {
     }
 }
 
+impl StreamedList for ChangeList {
+    type Item = ChangedKey;
+
+    fn for_each(&self, visit: &mut dyn FnMut(ChangedKey) -> Result<()>) -> Result<()> {
+        let mut changes = self.iter()?;
+        while let Some(change) = changes.next()? {
+            visit(ChangedKey::new(&change))?;
+        }
+        Ok(())
+    }
+}
+
 impl Serialize for ChangeList {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let failed = |error: anyhow::Error| S::Error::custom(format!("{error:#}"));
-        let mut changes = self.iter().map_err(failed)?;
-        let mut list = serializer.serialize_seq(None)?;
-        while let Some(change) = changes.next().map_err(failed)? {
-            list.serialize_element(&ChangedKey::new(&change))?;
-        }
-        list.end()
+        streamed_list::serialize(self, serializer)
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::diff::ChangeList;
 use super::live::save_live;
+use super::streamed_list::{self, StreamedList};
 use super::{ArchiveName, OpenDatabase, Opener};
 use crate::commands::Call;
 use crate::commands::snapshots::{archive_to_read, lineage};
@@ -18,7 +19,6 @@ use crate::restore::{Source, check_can_decrypt};
 use crate::system::durable::Dir;
 use crate::system::interrupt;
 use anyhow::{Context, Error, Result, anyhow};
-use serde::ser::{Error as _, SerializeSeq};
 use serde::{Serialize, Serializer};
 use std::fs::File;
 use std::io::Read;
@@ -159,13 +159,7 @@ impl PlanList {
     /// # Errors
     /// Fails if an index cannot be read, or with the error of `visit`.
     pub fn for_each(&self, visit: &mut dyn FnMut(PlannedKey) -> Result<()>) -> Result<()> {
-        let mut changes = self.changes.iter()?;
-        while let Some(change) = changes.next()? {
-            if let Some(Step { action, version, .. }) = Step::new(change, self.existing) {
-                visit(PlannedKey { action, key: printable(&version.key), size_bytes: version.value_size })?;
-            }
-        }
-        Ok(())
+        StreamedList::for_each(self, visit)
     }
 
     fn count(&self) -> Result<Planned> {
@@ -184,12 +178,23 @@ impl PlanList {
     }
 }
 
+impl StreamedList for PlanList {
+    type Item = PlannedKey;
+
+    fn for_each(&self, visit: &mut dyn FnMut(PlannedKey) -> Result<()>) -> Result<()> {
+        let mut changes = self.changes.iter()?;
+        while let Some(change) = changes.next()? {
+            if let Some(Step { action, version, .. }) = Step::new(change, self.existing) {
+                visit(PlannedKey { action, key: printable(&version.key), size_bytes: version.value_size })?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Serialize for PlanList {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut list = serializer.serialize_seq(None)?;
-        let all = self.for_each(&mut |key| list.serialize_element(&key).map_err(|error| anyhow!("{error}")));
-        all.map_err(|error| S::Error::custom(format!("{error:#}")))?;
-        list.end()
+        streamed_list::serialize(self, serializer)
     }
 }
 

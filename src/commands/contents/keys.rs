@@ -1,12 +1,13 @@
 //! The command `keys`: lists the keys in an archive at a revision.
 
+use super::streamed_list::{self, StreamedList};
 use super::{ArchiveName, report_warnings, with_archive};
 use crate::commands::Call;
 use crate::error::ActionError;
 use crate::etcd::backend::{KeyScope, KeyVersion, LiveKeys};
 use crate::etcd::key_text::printable;
 use crate::system::interrupt;
-use serde::ser::{Error as _, SerializeSeq};
+use anyhow::Result;
 use serde::{Serialize, Serializer};
 
 /// A request to list keys.
@@ -71,15 +72,21 @@ impl Key {
     }
 }
 
+impl StreamedList for KeyList {
+    type Item = Key;
+
+    fn for_each(&self, visit: &mut dyn FnMut(Key) -> Result<()>) -> Result<()> {
+        let mut keys = self.0.iter()?;
+        while let Some(version) = keys.next()? {
+            visit(Key::new(&version))?;
+        }
+        Ok(())
+    }
+}
+
 impl Serialize for KeyList {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let failed = |error: anyhow::Error| S::Error::custom(format!("{error:#}"));
-        let mut keys = self.0.iter().map_err(failed)?;
-        let mut list = serializer.serialize_seq(None)?;
-        while let Some(version) = keys.next().map_err(failed)? {
-            list.serialize_element(&Key::new(&version))?;
-        }
-        list.end()
+        streamed_list::serialize(self, serializer)
     }
 }
 

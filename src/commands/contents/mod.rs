@@ -11,6 +11,7 @@ pub mod import;
 pub mod keys;
 pub mod live;
 pub mod show;
+mod streamed_list;
 mod usage;
 
 use super::Call;
@@ -20,7 +21,7 @@ use crate::archive::age::Identities;
 use crate::archive::damage::Damage;
 use crate::archive::{self, Contents};
 use crate::error::{ActionError, Interrupted, Refusal};
-use crate::etcd::backend::{Backend, is_read_error};
+use crate::etcd::backend::{Backend, is_backend_error, is_read_error};
 use crate::etcd::trailer::Trailer;
 use crate::inventory::Repositories;
 use crate::progress::Progress;
@@ -132,7 +133,7 @@ impl<'c, 'e> Opener<'c, 'e> {
         let is_known = error.is::<Refusal>()
             || error.chain().any(|cause| cause.is::<Interrupted>())
             || is_read_error(&error);
-        if !is_known && is_of_database(&error) {
+        if !is_known && is_backend_error(&error) {
             return Refusal::from(Damage::Structure { detail: format!("{error:#}") }.of(location)).into();
         }
         let next = repeat(&error, &self.places.target, &self.call.typed);
@@ -181,11 +182,6 @@ fn size_of(source: &Source) -> Result<u64> {
         Source::File { path, .. } => Ok(std::fs::metadata(path)?.len()),
         Source::Stored(stored) => Ok(stored.entry.size),
     }
-}
-
-/// Whether an error comes from reading the database.
-fn is_of_database(error: &Error) -> bool {
-    format!("{error:#}").contains("reading etcd's backend")
 }
 
 impl OpenDatabase<'_> {

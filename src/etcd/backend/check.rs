@@ -7,6 +7,7 @@
 
 use super::buckets::bucket_root;
 use super::facts::{KEY, Revision};
+use super::read_error::ReadingBackend;
 use super::records::{Cursor, PageSet, Root};
 use super::{Backend, is_read_error};
 use crate::system::durable::Dir;
@@ -65,7 +66,7 @@ fn fault_of(file: File, path: &Path, go_on: &dyn Fn() -> Result<()>) -> Result<O
     match outcome {
         Ok(true) => Ok(None),
         Ok(false) => Ok(Some(Fault::NotEtcd)),
-        Err(error) if is_read_error(&error) => Err(error).with_context(|| super::file::context(path)),
+        Err(error) if is_read_error(&error) => Err(error).with_context(|| ReadingBackend::new(path)),
         Err(error) => Ok(Some(Fault::Corrupt(format!("{error:#}")))),
     }
 }

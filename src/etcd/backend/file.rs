@@ -4,6 +4,7 @@
 
 use super::meta::Meta;
 use super::page::{PageHeader, TreePage, describe_page};
+use super::read_error::ReadingBackend;
 use crate::system::durable::Dir;
 use anyhow::{Context, Result, ensure};
 use std::fs::File;
@@ -50,7 +51,7 @@ impl Backend {
     /// # Errors
     /// Fails if both meta pages are invalid, or if the file is shorter than they say.
     pub fn from_file(file: File, path: &Path) -> Result<Self> {
-        Self::read(file, path).with_context(|| context(path))
+        Self::read(file, path).with_context(|| ReadingBackend::new(path))
     }
 
     pub(super) fn read(file: File, path: &Path) -> Result<Self> {
@@ -129,11 +130,8 @@ impl Backend {
         Ok(pages)
     }
 
-    pub(super) fn context(&self) -> String {
-        context(&self.path)
+    /// Returns the context of an error of reading this file.
+    pub(super) fn context(&self) -> ReadingBackend {
+        ReadingBackend::new(&self.path)
     }
-}
-
-pub(super) fn context(path: &Path) -> String {
-    format!("reading etcd's backend {}", path.display())
 }

@@ -40,7 +40,7 @@ pub use key_file::{KeyFile, KeyFileHeader, KeyFileWriter};
 pub use key_sorter::{KeyVersion, LiveKeys, LiveKeysIter};
 pub use keys::{Change, History, KeyScope, KeyWithValue};
 pub use kubernetes::KubernetesData;
-pub use read_error::is_read_error;
+pub use read_error::{is_backend_error, is_read_error};
 pub use records::Records;
 pub use stale_members::remove_stale_members;
 
