@@ -173,7 +173,7 @@ fn decide(app: &str, answer: &Answer, in_place: Option<&InPlace>, use_issued: &R
 fn describe_wait(app: &str, wait: &Wait) -> String {
     let cause = match wait {
         Wait::Restart => "etcd restarts to trust it".to_owned(),
-        Wait::Peers(units) => format!("waiting until {} trust it", units.join(", ")),
+        Wait::Peers(units) => format!("not trusted yet by {}", units.join(", ")),
         Wait::Clients => {
             let minutes = SETTLING_TIME.as_mins();
             format!("related applications have {minutes} minutes to trust it")

@@ -27,6 +27,8 @@ pub mod root;
 mod scaling;
 pub mod scenario;
 mod schedule;
+mod self_signed;
+mod signing;
 mod snap;
 mod test_bed;
 mod unit;
@@ -71,6 +73,8 @@ const SCENARIOS: &[Scenario] = &[
     ("scaling: from 1 unit to 3 and back to 1", scaling::grow_and_shrink),
     ("scaling: restored on 1 unit, and grown to 3 again", scaling::restore_and_grow),
     ("scaling: options changed on 3 units under load, and data lost", restarts::in_turn),
+    ("scaling: signing requests, renewal and a new CA on 1 unit under load", signing::one_unit),
+    ("scaling: a new CA on 3 units under load", signing::three_units),
     ("documents: every command, typed", documents::typed),
     ("schedule: a timer, from installation to removal", schedule::life),
     ("package: installed, used and removed", package::life),

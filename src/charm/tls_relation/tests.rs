@@ -44,7 +44,7 @@ fn places_new_certificates_as_soon_as_all_units_trust_their_authority() {
         (
             Some(&old),
             Err(Wait::Peers(vec!["etcd/1".into(), "etcd/2".into()])),
-            format!("{serving}waiting until etcd/1, etcd/2 trust it"),
+            format!("{serving}not trusted yet by etcd/1, etcd/2"),
         ),
         (
             Some(&old),

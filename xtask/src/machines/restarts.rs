@@ -15,7 +15,7 @@ use super::scaling::{ADDRESSES, TLS, add_two, check_cluster, etcdctl, release};
 use super::test_bed::TestBed;
 
 /// The longest time without an acknowledged write while members restart: some elections, on a busy computer.
-const MAX_PAUSE: Duration = Duration::from_secs(10);
+pub(super) const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 /// An option is changed while three units serve a client that writes: one etcd is restarted at a time, and none while a member
 /// does not answer.
@@ -88,7 +88,7 @@ fn check_configured(machines: &[Machine], line: &str) -> Result<()> {
 }
 
 /// Checks by systemd's clocks, which are one on all machines, that no two etcds were stopped at the same time.
-fn check_restarted_one_after_the_other(machines: &[Machine]) -> Result<()> {
+pub(super) fn check_restarted_one_after_the_other(machines: &[Machine]) -> Result<()> {
     let mut restarts = Vec::new();
     for machine in machines {
         let times = ["ActiveExitTimestampMonotonic", "ActiveEnterTimestampMonotonic"].map(|name| {

@@ -75,12 +75,12 @@ pub fn certificates(test_bed: &TestBed) -> Result<String> {
 }
 
 /// Returns the certificate of the server.
-fn certificate(machine: &Machine) -> Result<String> {
+pub(super) fn certificate(machine: &Machine) -> Result<String> {
     Ok(fs::read_to_string(machine.path(&format!("{TLS}/server.crt"))?)?)
 }
 
 /// Checks that no private key is readable by others, or in what the hook tools were called with, or in the journal.
-fn check_keys_are_secret(machine: &Machine) -> Result<()> {
+pub(super) fn check_keys_are_secret(machine: &Machine) -> Result<()> {
     let readable = machine.run(&["find", TLS, "-name", "*.key", "-perm", "/077"])?;
     ensure!(readable.is_empty(), "others can read {readable}");
     let key = machine.run(&["grep", "-v", "-h", "--", "-----", &format!("{TLS}/server.key")])?;
