@@ -71,15 +71,14 @@ fn name(member: &Member) -> &str {
     if member.name.is_empty() { "NAME" } else { &member.name }
 }
 
-/// Returns the application of `unit`, and the units that have these members: `etcd/1` has the member `etcd1`. `None` if a
-/// member is not that of a unit of the same application.
+/// Returns the application of `unit`, and the units that have these members, by their numbers: `etcd/1` has the member `etcd1`.
+/// `None` if a member is not that of a unit of the same application.
 fn units<'u>(unit: &'u str, others: &[&Member]) -> Option<(&'u str, Vec<String>)> {
     let (application, _) = unit.split_once('/')?;
-    let unit_of = |member: &&Member| {
-        let number: u32 = member.name.strip_prefix(application)?.parse().ok()?;
-        Some(format!("{application}/{number}"))
-    };
-    Some((application, others.iter().map(unit_of).collect::<Option<_>>()?))
+    let number_of = |member: &&Member| member.name.strip_prefix(application)?.parse().ok();
+    let mut numbers: Vec<u32> = others.iter().map(number_of).collect::<Option<_>>()?;
+    numbers.sort_unstable();
+    Some((application, numbers.iter().map(|number| format!("{application}/{number}")).collect()))
 }
 
 #[cfg(test)]
@@ -104,7 +103,8 @@ mod tests {
 
     #[test]
     fn units_are_removed_and_added_by_juju() {
-        let members = [member(1, "etcd0"), member(0xab, "etcd1"), member(3, "etcd12")];
+        // etcd lists members by their ids.
+        let members = [member(1, "etcd0"), member(3, "etcd12"), member(0xab, "etcd1")];
         assert_eq!(
             way(&members, Some(1), Some("etcd/0")),
             "`juju remove-unit etcd/1 etcd/12`, then `sudo etcd-backup restore /a`, then `juju add-unit etcd -n 2`"
