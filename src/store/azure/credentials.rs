@@ -40,12 +40,12 @@ impl CredentialFile {
                 let file = SecretFile { path, what: "the key file", content: "a key of the storage account" };
                 let text = read_secret(&file)?;
                 let key = key_in(text.reveal()).filter(|key| is_key(key));
-                key.map(|key| Credentials::Key(Secret::new(key))).ok_or_else(|| file.is_invalid().into())
+                key.map(|key| Credentials::Key(Secret::new(key))).ok_or_else(|| file.invalid_content().into())
             }
             Self::Sas(path) => {
                 let file = SecretFile { path, what: "the SAS file", content: "a SAS token (…&sig=…)" };
                 let text = read_secret(&file)?;
-                sas_in(text.reveal()).map(Credentials::Sas).ok_or_else(|| file.is_invalid().into())
+                sas_in(text.reveal()).map(Credentials::Sas).ok_or_else(|| file.invalid_content().into())
             }
         }
     }

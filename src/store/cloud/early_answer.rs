@@ -114,6 +114,8 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                // Otherwise the kernel may hold the answer back, and drop it when the connection is closed.
+                stream.set_nodelay(true).unwrap();
                 let respond = |stream: &mut dyn ReadWrite| {
                     let _ = stream.read(&mut [0; 1024]);
                     let _ = stream.write_all(answer.as_bytes()).and_then(|()| stream.flush());

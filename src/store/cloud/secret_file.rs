@@ -20,10 +20,10 @@ pub(in crate::store) struct SecretFile<'a> {
 
 impl SecretFile<'_> {
     /// Returns the refusal of a file that contains something else.
-    pub fn is_invalid(&self) -> Refusal {
+    pub fn invalid_content(&self) -> Refusal {
         self.refuse(
             &format!("does not contain {}", self.content),
-            format!("write {} into it, and nothing else", self.content),
+            format!("write only {} into it", self.content),
         )
     }
 

@@ -55,7 +55,7 @@ impl ServiceAccount {
         };
         let text = read_secret(&file)?;
         // The error of serde may quote the document, which holds the secret.
-        let parsed: KeyFile = serde_json::from_str(text.reveal()).map_err(|_| file.is_invalid())?;
+        let parsed: KeyFile = serde_json::from_str(text.reveal()).map_err(|_| file.invalid_content())?;
         if parsed.kind != SERVICE_ACCOUNT {
             return Err(Refusal::new(
                 format!("the credentials file {} is not the key of a service account", path.display()),
@@ -63,7 +63,7 @@ impl ServiceAccount {
             )
             .into());
         }
-        Self::new(parsed).ok_or_else(|| file.is_invalid().into())
+        Self::new(parsed).ok_or_else(|| file.invalid_content().into())
     }
 
     fn new(file: KeyFile) -> Option<Self> {

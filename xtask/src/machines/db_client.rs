@@ -64,7 +64,7 @@ impl DbClient {
         let texts = units.iter().map(|unit| self.read(model, unit)).collect::<Result<Vec<_>>>()?;
         let first = texts.first().context("there is no unit")?;
         ensure!(texts.iter().all(|text| text == first), "the units publish different data for clients");
-        let list = first.get("connection_string").context("nothing is published for clients")?;
+        let list = first.get("connection_string").context("no data for clients is published")?;
         ensure!(*list == urls.join(","), "clients get {list}, not {urls:?}");
         Ok(first.clone())
     }
@@ -77,7 +77,7 @@ impl DbClient {
     /// Checks that a unit has published for clients before its own address was in the list.
     pub fn check_published_before_joining(&self, unit: &str, address: &str) -> Result<()> {
         let first = self.texts.get(unit).and_then(|texts| texts.first());
-        let list = first.and_then(|text| text.get("connection_string")).context("nothing is published")?;
+        let list = first.and_then(|text| text.get("connection_string")).context("no data is published")?;
         ensure!(!list.contains(&format!("//{address}:")), "{unit} published only after it had joined");
         Ok(())
     }

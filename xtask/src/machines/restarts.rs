@@ -55,7 +55,7 @@ pub fn in_turn(test_bed: &TestBed) -> Result<String> {
     check_restarted_one_after_the_other(&machines)?;
     lose_data(&mut deployment, &machines)?;
     Ok(format!(
-        "one etcd at a time; {writes} writes, none lost, longest pause {} ms; a member whose data was lost is replaced",
+        "one etcd at a time; all {writes} writes kept, longest pause {} ms; a member whose data was lost is replaced",
         pause.as_millis()
     ))
 }

@@ -178,7 +178,7 @@ pub fn three_units(test_bed: &TestBed) -> Result<String> {
     }
     check_cluster(&deployment, &units.iter().collect::<Vec<_>>())?;
     Ok(format!(
-        "trusted, changed and dropped one after the other; {writes} writes, none lost, longest pause {} ms",
+        "trusted, changed and dropped one after the other; all {writes} writes kept, longest pause {} ms",
         pause.as_millis()
     ))
 }
