@@ -75,9 +75,10 @@ fn changes(ours: &Databag, access: &ClientAccess) -> BTreeMap<String, String> {
 
 /// Returns the status of a unit whose clients get no data, because etcd serves only its own machine.
 fn status_without_access(app: &str, facts: &ClusterFacts) -> Option<Status> {
-    let lacks_certificates = facts.urls.is_none() && !facts.has_certificate_provider;
+    if facts.urls.is_some() || facts.has_certificate_provider {
+        return None;
+    }
     let reason = match &facts.certificate_problem {
-        _ if !lacks_certificates => return None,
         Some(problem) => format!("{app} cannot use etcd: {problem}"),
         None => format!("{app} cannot use etcd without certificates"),
     };

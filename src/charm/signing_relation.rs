@@ -220,7 +220,7 @@ fn check(
             Ok(_) => without_addresses(app, names, false),
             Err(_) => Refusal::new(
                 format!("the certificate from {app} does not name {missing}"),
-                format!("juju config {app}: allow the name, or relate another provider"),
+                format!("juju config {app}, to allow the name; or relate another provider"),
             ),
         });
     }

@@ -68,6 +68,28 @@ pub fn read(bucket: &Repository, name: &str) -> Vec<u8> {
     bytes
 }
 
+/// Pins an entry, and then fails to delete it as it was before. Deletes it as it is.
+pub fn assert_pinned_in_the_meantime(bucket: &Repository, entry: &Entry) {
+    bucket.update_record(entry, &|record| record.pinned = true).unwrap();
+    let noted = bucket.entries().unwrap();
+    assert!(noted[0].record.pinned);
+    let error = bucket.delete(entry).unwrap_err().to_string();
+    assert!(error.contains("pinned in the meantime"), "{error}");
+    bucket.delete(&noted[0]).unwrap();
+    assert!(bucket.entries().unwrap().is_empty());
+}
+
+/// Fails to upload files, in one request and in parts, that do not have the hash that was taken of them before.
+pub fn assert_changed_archives_do_not_appear(bucket: &Repository) {
+    for size in [MIB, 17 * MIB] {
+        let (file, _) = archive(size);
+        let (_, sha256) = archive(size + 1);
+        let error = bucket.add(NAME, &file, &sha256, &mut |_| {}).unwrap_err();
+        assert!(format!("{error:#}").contains("has changed since its hash was taken"), "{error:#}");
+        assert!(bucket.entries().unwrap().is_empty());
+    }
+}
+
 pub fn put_fails(bucket: &Repository, size: usize) -> String {
     let (file, sha256) = archive(size);
     let error = format!("{:#}", bucket.add(NAME, &file, &sha256, &mut |_| {}).unwrap_err());
@@ -93,14 +115,7 @@ fn archives_are_put_listed_read_annotated_and_deleted() {
         assert!(read(&bucket, NAME) == bytes, "{size} bytes read back differently");
         // Putting the same archive again succeeds.
         bucket.add(NAME, &file, &sha256, &mut |_| {}).unwrap();
-
-        bucket.update_record(&entries[0], &|record| record.pinned = true).unwrap();
-        let noted = bucket.entries().unwrap();
-        assert!(noted[0].record.pinned);
-        let error = bucket.delete(&entries[0]).unwrap_err().to_string();
-        assert!(error.contains("pinned in the meantime"), "{error}");
-        bucket.delete(&noted[0]).unwrap();
-        assert!(bucket.entries().unwrap().is_empty());
+        assert_pinned_in_the_meantime(&bucket, &entries[0]);
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! `cargo xtask buckets --server azurite` and `--server gcs` install an emulator and run them.
 
-use crate::bucket::{MIB, NAME, archive, put_fails, read};
+use crate::bucket::{
+    MIB, NAME, archive, assert_changed_archives_do_not_appear, assert_pinned_in_the_meantime, put_fails, read,
+};
 use crate::common::clouds::{AZURE_KEY, Can, GOOGLE_KEY, Kind, Server, Step, opened};
 use crate::common::command::Run;
 use crate::common::s3::{Fault, Faults};
@@ -53,14 +55,7 @@ fn archives_are_put_listed_read_annotated_and_deleted() {
         assert_eq!(read(&bucket, NAME).len(), size);
         // Putting the same archive again succeeds.
         bucket.add(NAME, &file, &sha256, &mut |_| {}).unwrap();
-
-        bucket.update_record(&entries[0], &|record| record.pinned = true).unwrap();
-        let noted = bucket.entries().unwrap();
-        assert!(noted[0].record.pinned);
-        let error = bucket.delete(&entries[0]).unwrap_err().to_string();
-        assert!(error.contains("pinned in the meantime"), "{error}");
-        bucket.delete(&noted[0]).unwrap();
-        assert!(bucket.entries().unwrap().is_empty());
+        assert_pinned_in_the_meantime(&bucket, &entries[0]);
     }
 }
 
@@ -183,13 +178,7 @@ fn an_upload_altered_in_transit_is_retried_or_detected() {
 #[ignore = "needs an emulator: cargo xtask buckets --server azurite"]
 fn an_archive_that_changes_during_the_upload_does_not_appear() {
     let (_server, _faults, bucket) = bucket();
-    for size in [MIB, 17 * MIB] {
-        let (file, _) = archive(size);
-        let (_, sha256) = archive(size + 1);
-        let error = bucket.add(NAME, &file, &sha256, &mut |_| {}).unwrap_err();
-        assert!(format!("{error:#}").contains("has changed since its hash was taken"), "{error:#}");
-        assert!(bucket.entries().unwrap().is_empty());
-    }
+    assert_changed_archives_do_not_appear(&bucket);
 }
 
 #[test]

@@ -6,14 +6,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::command;
+use crate::{command, workspace};
 
 /// The version from npm. It is pinned, because later ones may behave differently.
 pub const VERSION: &str = "3.37.0";
 /// The variable that names a directory with an installed Azurite to use instead. The tests read it too.
 const VARIABLE: &str = "AZURITE_HOME";
+/// The program that serves blobs, in its directory.
+const PROGRAM: &str = "node_modules/azurite/dist/src/blob/main.js";
 
 /// Sets the variable by which the tests find Azurite.
 pub fn set_environment(cargo: &mut Command, target: &Path) -> Result<()> {
@@ -23,15 +25,11 @@ pub fn set_environment(cargo: &mut Command, target: &Path) -> Result<()> {
 
 /// Returns the directory with Azurite. It is installed if it is missing.
 fn ensure(target: &Path) -> Result<PathBuf> {
-    if let Some(named) = std::env::var_os(VARIABLE).filter(|named| !named.is_empty()) {
-        let home = std::path::absolute(named)?;
-        if !is_complete(&home) {
-            bail!("{VARIABLE} is {}, but Azurite is not installed there", home.display());
-        }
-        return Ok(home);
+    if let Some(named) = workspace::named_directory(VARIABLE, PROGRAM)? {
+        return Ok(named);
     }
     let home = target.join(format!("s3/azurite-{VERSION}"));
-    if !is_complete(&home) {
+    if !home.join(PROGRAM).is_file() {
         eprintln!("downloading Azurite {VERSION} from npm to {}", command::short_path(&home));
         fs::create_dir_all(&home).with_context(|| format!("creating {}", home.display()))?;
         let npm = ["install", "--no-audit", "--no-fund", "--no-save", "--ignore-scripts", "--loglevel=error"];
@@ -40,9 +38,4 @@ fn ensure(target: &Path) -> Result<PathBuf> {
         command::output(&mut install).context("installing Azurite, which needs node and npm")?;
     }
     Ok(home)
-}
-
-/// Whether the directory has the program that serves blobs.
-fn is_complete(home: &Path) -> bool {
-    home.join("node_modules/azurite/dist/src/blob/main.js").is_file()
 }

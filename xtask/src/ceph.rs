@@ -6,14 +6,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::{command, debian};
+use crate::{command, debian, workspace};
 
 /// The packages with the monitor, the store and the gateway.
 const PACKAGES: [&str; 3] = ["ceph-mon", "ceph-osd", "radosgw"];
 /// The variable that names a directory with unpacked packages to use instead. The tests read it too.
 const VARIABLE: &str = "CEPH_ROOT";
+/// The gateway, in the directory of the packages.
+const PROGRAM: &str = "usr/bin/radosgw";
 
 /// Sets the variable by which the tests find Ceph.
 pub fn set_environment(cargo: &mut Command, target: &Path) -> Result<()> {
@@ -23,15 +25,11 @@ pub fn set_environment(cargo: &mut Command, target: &Path) -> Result<()> {
 
 /// Returns the directory with the unpacked packages. They are downloaded if they are missing.
 fn ensure(target: &Path) -> Result<PathBuf> {
-    if let Some(named) = std::env::var_os(VARIABLE).filter(|named| !named.is_empty()) {
-        let root = std::path::absolute(named)?;
-        if !is_complete(&root) {
-            bail!("{VARIABLE} is {}, which has no usr/bin/radosgw", root.display());
-        }
-        return Ok(root);
+    if let Some(named) = workspace::named_directory(VARIABLE, PROGRAM)? {
+        return Ok(named);
     }
     let root = target.join("s3/ceph");
-    if !is_complete(&root) {
+    if !root.join(PROGRAM).is_file() {
         eprintln!("downloading Ceph from Debian to {} (70 MB)", command::short_path(&root));
         let home = root.parent().context("the directory has no parent")?;
         fs::create_dir_all(home).with_context(|| format!("creating {}", home.display()))?;
@@ -43,8 +41,4 @@ fn ensure(target: &Path) -> Result<PathBuf> {
         fs::rename(&unpacked, &root).with_context(|| format!("renaming to {}", root.display()))?;
     }
     Ok(root)
-}
-
-fn is_complete(root: &Path) -> bool {
-    root.join("usr/bin/radosgw").is_file()
 }

@@ -6,14 +6,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::command;
+use crate::{command, workspace};
 
 /// The package from PyPI. The version is pinned, because later ones may behave differently.
 const PACKAGE: &str = "moto[s3,server]==5.2.1";
 /// The variable that names a virtual environment to use instead. The tests read it too.
 const VARIABLE: &str = "MOTO_HOME";
+/// The program that pip creates last, in the virtual environment.
+const PROGRAM: &str = "bin/moto_server";
 
 /// Sets the variable by which the tests find moto.
 pub fn set_environment(cargo: &mut Command, target: &Path) -> Result<()> {
@@ -23,15 +25,11 @@ pub fn set_environment(cargo: &mut Command, target: &Path) -> Result<()> {
 
 /// Returns the virtual environment with moto. It is created if it is missing.
 fn ensure(target: &Path) -> Result<PathBuf> {
-    if let Some(named) = std::env::var_os(VARIABLE).filter(|named| !named.is_empty()) {
-        let home = std::path::absolute(named)?;
-        if !is_complete(&home) {
-            bail!("{VARIABLE} is {}, but moto is not installed there", home.display());
-        }
-        return Ok(home);
+    if let Some(named) = workspace::named_directory(VARIABLE, PROGRAM)? {
+        return Ok(named);
     }
     let home = target.join("s3/moto");
-    if !is_complete(&home) {
+    if !home.join(PROGRAM).is_file() {
         eprintln!(
             "downloading the S3 server for the tests, {PACKAGE} from PyPI, to {} (a virtual environment)",
             command::short_path(&home)
@@ -41,11 +39,6 @@ fn ensure(target: &Path) -> Result<PathBuf> {
         })?;
     }
     Ok(home)
-}
-
-/// Whether the environment has the program that pip creates last.
-fn is_complete(home: &Path) -> bool {
-    home.join("bin/moto_server").is_file()
 }
 
 /// Creates the environment in its final place, because a virtual environment cannot be renamed. Replaces an incomplete one.

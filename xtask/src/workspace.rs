@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::command;
 
@@ -22,4 +22,17 @@ pub fn target_directory() -> Result<PathBuf> {
         .as_str()
         .context("the output of cargo metadata has no target directory")?;
     Ok(PathBuf::from(directory))
+}
+
+/// Returns the directory that the environment variable names, in which the file `program` must exist. Returns `None` if the
+/// variable is not set: then the caller installs the program.
+pub fn named_directory(variable: &str, program: &str) -> Result<Option<PathBuf>> {
+    let Some(named) = std::env::var_os(variable).filter(|named| !named.is_empty()) else { return Ok(None) };
+    let directory = std::path::absolute(named)?;
+    ensure!(
+        directory.join(program).is_file(),
+        "{variable} is {}, which has no {program}",
+        directory.display()
+    );
+    Ok(Some(directory))
 }

@@ -74,7 +74,7 @@ fn version_obstacle(facts: &ClusterFacts) -> Option<Status> {
         Status::blocked(
             &format!("etcd {own} of this unit cannot join a cluster with etcd {oldest}"),
             &format!(
-                "juju remove-unit {}, juju attach-resource APPLICATION etcd=RELEASE of etcd {}, juju add-unit",
+                "juju remove-unit {}; juju attach-resource APPLICATION etcd=RELEASE (of etcd {}); juju add-unit APPLICATION",
                 facts.unit,
                 oldest.minor()
             ),

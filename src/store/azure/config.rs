@@ -1,5 +1,6 @@
 //! The settings of a container, and the checks on them that need neither its files nor the network.
 
+use super::credentials::CredentialFile;
 use crate::error::Refusal;
 use crate::store::cloud::connection::{ConnectionSettings, check_folder, prefix_of};
 use crate::store::cloud::proxy::Proxies;
@@ -59,13 +60,7 @@ impl AzureConfig {
         let is_allowed = |c: &char| c.is_ascii_alphanumeric() || *c == '-';
         check_name("container", &self.container, 63, "letters, digits and hyphens", is_allowed)?;
         check_folder(&self.folder)?;
-        if self.key_file.is_some() == self.sas_file.is_some() {
-            let reason = match self.key_file {
-                Some(_) => "it has both a key-file and a sas-file",
-                None => "it has neither a key-file nor a sas-file",
-            };
-            return Err(Refusal::new(reason, "set one of them"));
-        }
+        self.credential_file()?;
         self.connection().check(&self.server()?)
     }
 
@@ -77,6 +72,20 @@ impl AzureConfig {
     /// Returns the prefix of all names: empty, or the folder and a slash.
     pub(super) fn prefix(&self) -> String {
         prefix_of(&self.folder)
+    }
+
+    /// Returns the file that grants access.
+    ///
+    /// # Errors
+    /// Refuses a configuration with no such file, and one with two.
+    pub(super) fn credential_file(&self) -> Result<CredentialFile, Refusal> {
+        let reason = match (&self.key_file, &self.sas_file) {
+            (Some(key), None) => return Ok(CredentialFile::Key(key.clone())),
+            (None, Some(sas)) => return Ok(CredentialFile::Sas(sas.clone())),
+            (Some(_), Some(_)) => "it has both a key-file and a sas-file",
+            (None, None) => "it has neither a key-file nor a sas-file",
+        };
+        Err(Refusal::new(reason, "set one of them"))
     }
 
     /// Returns the server.

@@ -1,12 +1,10 @@
 //! Azure Blob Storage as a [`Protocol`].
 
 use super::config::AzureConfig;
-use super::credentials::CredentialFile;
 use super::listing;
 use super::object;
 use super::service::AzureService;
 use super::upload::AzureUpload;
-use crate::error::Refusal;
 use crate::progress::Sink;
 use crate::store::cloud::bucket::Bucket;
 use crate::store::cloud::client::Client;
@@ -35,14 +33,9 @@ pub fn open(name: &str, config: &AzureConfig, proxies: &Proxies, clock: Clock) -
 fn prepare(config: &AzureConfig, proxies: &Proxies, clock: Clock) -> Result<Bucket> {
     config.check()?;
     let server = config.server()?;
-    let file = match (&config.key_file, &config.sas_file) {
-        (Some(key), _) => CredentialFile::Key(key.clone()),
-        (None, Some(sas)) => CredentialFile::Sas(sas.clone()),
-        (None, None) => return Err(Refusal::new("it has no key", "set its key-file or sas-file").into()),
-    };
     let http = config.connection().http(&server, proxies)?;
     let path = config.container_path(&server);
-    let service = AzureService::new(server, &config.account, path, file);
+    let service = AzureService::new(server, &config.account, path, config.credential_file()?);
     let client = Arc::new(Client::new(Box::new(service), http, clock));
     Ok(Bucket::new(client, Box::new(AzureProtocol), config.prefix(), config.url()))
 }

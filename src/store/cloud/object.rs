@@ -1,9 +1,12 @@
 //! One object in a store: its description by the server, and its bytes, a part at a time.
 
 use super::client::{Client, Response};
+use super::error::RequestError;
+use super::http::parse_date;
 use super::service::{NamesAndValues, Request};
-use crate::store::Blob;
-use anyhow::{Result, ensure};
+use crate::store::{Blob, Deletion, Locked};
+use anyhow::{Context, Error, Result, ensure};
+use jiff::Timestamp;
 use std::io::{self, Read};
 use std::sync::Arc;
 
@@ -19,6 +22,59 @@ pub(in crate::store) struct ObjectHead {
     pub sha256: String,
     /// The response that describes it.
     pub response: Response,
+}
+
+/// The names of headers that differ between the services that describe an object in headers.
+pub(in crate::store) struct HeadHeaders {
+    /// Contains the version.
+    pub version: &'static str,
+    /// Contains the hash that the uploader stored.
+    pub sha256: &'static str,
+}
+
+impl ObjectHead {
+    /// Reads the description of the object `key` from the headers of a response. `lock` is what keeps the object.
+    ///
+    /// # Errors
+    /// Fails if the response does not say how long the object is.
+    pub fn from_headers(
+        key: &str,
+        response: Response,
+        names: &HeadHeaders,
+        lock: Option<String>,
+    ) -> Result<Self> {
+        let header = |name: &str| response.header(name).to_owned();
+        let blob = Blob {
+            name: key.to_owned(),
+            size: response.header("content-length").parse().context("the server's answer has no size")?,
+            modified: parse_date(response.header("last-modified")).unwrap_or(Timestamp::UNIX_EPOCH),
+            etag: header("etag"),
+            version: header(names.version),
+            lock,
+            unreadable: None,
+        };
+        Ok(Self { blob, sha256: header(names.sha256), response })
+    }
+}
+
+/// Returns the outcome of the deletion of `object` that failed with `error`. `policy` is the code of the error, and the words for
+/// it, if a policy of the bucket keeps the object.
+///
+/// # Errors
+/// Fails unless the object was already deleted. If a lock keeps it, the cause is [`Locked`].
+pub(in crate::store) fn outcome_of_failed_deletion(
+    object: &Blob,
+    error: RequestError,
+    policy: (&str, &str),
+) -> Result<Deletion> {
+    let (code, words) = policy;
+    match &object.lock {
+        // A repeated request, the first of which has deleted the object.
+        _ if error.is_absent() => Ok(Deletion::Deleted),
+        Some(lock) if error.is_refusal() => Err(Error::new(error.explained()).context(Locked(lock.clone()))),
+        _ if error.has_code(code) => Err(Error::new(error.explained()).context(Locked(words.to_owned()))),
+        _ => Err(error.into()),
+    }
 }
 
 /// Reads an object from its beginning. Fails if the object is replaced during the read.

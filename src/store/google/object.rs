@@ -2,13 +2,16 @@
 
 use crate::store::cloud::client::{Client, Response};
 use crate::store::cloud::error::RequestError;
-use crate::store::cloud::object::ObjectHead;
+use crate::store::cloud::object::{ObjectHead, outcome_of_failed_deletion};
 use crate::store::cloud::service::Request;
-use crate::store::{Blob, Deletion, Locked};
-use anyhow::{Context, Error, Result};
+use crate::store::{Blob, Deletion};
+use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+
+/// The code of the error if a policy keeps an object, and the words for it.
+const POLICY: (&str, &str) = ("retentionPolicyNotMet", "the bucket's retention policy keeps it");
 
 /// An object as Google describes it. Numbers are texts, because JavaScript cannot hold them all.
 #[derive(Debug, Deserialize)]
@@ -74,28 +77,16 @@ pub(super) fn head(client: &Client, key: &str) -> Result<Option<ObjectHead>> {
 /// one.
 ///
 /// # Errors
-/// Fails if the server refuses, or if a lock keeps the object: the cause is [`Locked`].
+/// Fails if the server refuses, or if a lock keeps the object: the cause is [`Locked`](crate::store::Locked).
 pub(super) fn delete(client: &Client, object: &Blob) -> Result<Deletion> {
-    const BY_POLICY: &str = "the bucket's retention policy keeps it";
     let query = match object.etag.as_str() {
         "" => Vec::new(),
         generation => vec![("generation", generation.to_owned())],
     };
     let request = Request { method: "DELETE", key: &object.name, query, ..Request::default() };
-    let error = match client.send(&request) {
-        Ok(_) => return Ok(Deletion::Deleted),
-        Err(error) => error.downcast::<RequestError>()?,
-    };
-    match &object.lock {
-        // A repeated request, the first of which has deleted the object.
-        _ if error.is_absent() => Ok(Deletion::Deleted),
-        Some(lock) if error.is_refusal() => {
-            Err(Error::new(error.explained()).context(Locked(lock.to_owned())))
-        }
-        _ if error.has_code("retentionPolicyNotMet") => {
-            Err(Error::new(error.explained()).context(Locked(BY_POLICY.to_owned())))
-        }
-        _ => Err(error.into()),
+    match client.send(&request) {
+        Ok(_) => Ok(Deletion::Deleted),
+        Err(error) => outcome_of_failed_deletion(object, error.downcast()?, POLICY),
     }
 }
 

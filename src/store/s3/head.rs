@@ -1,38 +1,28 @@
 //! The description of one object by the server.
 
-use crate::store::Blob;
 use crate::store::cloud::client::{Client, Response};
 use crate::store::cloud::error::RequestError;
 use crate::store::cloud::http::parse_date;
-use crate::store::cloud::object::ObjectHead;
+use crate::store::cloud::object::{HeadHeaders, ObjectHead};
 use crate::store::cloud::service::Request;
-use anyhow::{Context, Error, Result};
+use anyhow::{Error, Result};
 use jiff::Timestamp;
+
+const HEADERS: HeadHeaders = HeadHeaders { version: "x-amz-version-id", sha256: "x-amz-meta-sha256" };
 
 /// Describes the object `key`. Returns `None` if it does not exist.
 pub(super) fn head(client: &Client, key: &str) -> Result<Option<ObjectHead>> {
     match client.send(&Request { method: "HEAD", key, ..Request::default() }) {
-        Ok(response) => description(key, response).map(Some),
+        Ok(response) => {
+            let lock = lock_in(&response);
+            ObjectHead::from_headers(key, response, &HEADERS, lock).map(Some)
+        }
         Err(error) => match error.downcast_ref::<RequestError>() {
             Some(cause) if cause.is_absent() => Ok(None),
             Some(cause) if cause.has_no_code() => Err(explain(client, key, error)),
             _ => Err(error),
         },
     }
-}
-
-fn description(key: &str, response: Response) -> Result<ObjectHead> {
-    let header = |name: &str| response.header(name).to_owned();
-    let blob = Blob {
-        name: key.to_owned(),
-        size: response.header("content-length").parse().context("the server's answer has no size")?,
-        modified: parse_date(response.header("last-modified")).unwrap_or(Timestamp::UNIX_EPOCH),
-        etag: header("etag"),
-        version: header("x-amz-version-id"),
-        lock: lock_in(&response),
-        unreadable: None,
-    };
-    Ok(ObjectHead { blob, sha256: header("x-amz-meta-sha256"), response })
 }
 
 /// Returns the lock in a response. Whether it is over is decided by the server's clock, which is in the response too.

@@ -6,12 +6,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::charm::{empty, pid};
+use super::charm::pid;
 use super::deployment::{APPLICATION, Deployment};
 use super::easyrsa::Easyrsa;
 use super::load::Load;
 use super::machine::Machine;
-use super::scaling::{ADDRESSES, TLS, add_two, check_cluster, etcdctl, release};
+use super::scaling::{ADDRESSES, TLS, add_two, check_cluster, etcdctl, three_machines};
 use super::test_bed::TestBed;
 
 /// The longest time without an acknowledged write while members restart: some elections, on a busy computer.
@@ -20,9 +20,7 @@ pub(super) const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// An option is changed while three units serve a client that writes: one etcd is restarted at a time, and none while a member
 /// does not answer.
 pub fn in_turn(test_bed: &TestBed) -> Result<String> {
-    let machines = [empty(test_bed)?, empty(test_bed)?, empty(test_bed)?];
-    super::cluster::connect(&machines)?;
-    let release = release(machines[0].path("/root")?.as_path())?;
+    let (machines, release) = three_machines(test_bed)?;
     let mut deployment = Deployment::new();
     let zero = deployment.add_unit(test_bed, &machines[0], ADDRESSES[0], &release)?;
     let easyrsa = Easyrsa::relate(&mut deployment.model)?;

@@ -107,6 +107,14 @@ pub(super) fn etcdctl(machine: &Machine, address: &str, words: &[&str]) -> Resul
     machine.run(&all)
 }
 
+/// Boots three machines without etcd on one network, at [`ADDRESSES`]. Also returns the path of a release of etcd.
+pub(super) fn three_machines(test_bed: &TestBed) -> Result<([Machine; 3], PathBuf)> {
+    let machines = [empty(test_bed)?, empty(test_bed)?, empty(test_bed)?];
+    super::cluster::connect(&machines)?;
+    let release = release(machines[0].path("/root")?.as_path())?;
+    Ok((machines, release))
+}
+
 /// Creates a release archive like those of the etcd project, from the older programs that the tests run.
 pub(super) fn release(at: &Path) -> Result<PathBuf> {
     let bin = etcd::ensure(&workspace::target_directory()?, &etcd::OLD)?;
@@ -120,10 +128,8 @@ pub(super) fn release(at: &Path) -> Result<PathBuf> {
 /// One unit that was deployed without certificates becomes a member on the network; two more join it, one after the other; the
 /// first and the last of them leave again.
 pub fn grow_and_shrink(test_bed: &TestBed) -> Result<String> {
-    let machines = [empty(test_bed)?, empty(test_bed)?, empty(test_bed)?];
+    let (machines, release) = three_machines(test_bed)?;
     let [first, second, third] = &machines;
-    super::cluster::connect(&machines)?;
-    let release = release(first.path("/root")?.as_path())?;
     let mut deployment = Deployment::new();
     let zero = deployment.add_unit(test_bed, first, ADDRESSES[0], &release)?;
     deployment.settle()?;
@@ -207,9 +213,7 @@ fn join_with_authentication(deployment: &mut Deployment<'_>, units: [&String; 2]
 /// One unit grows to three and shrinks again: clients restart twice. Restored from the snapshot, it grows to three again: all
 /// keys are those of the snapshot, and no address of an earlier member is left.
 pub fn restore_and_grow(test_bed: &TestBed) -> Result<String> {
-    let machines = [empty(test_bed)?, empty(test_bed)?, empty(test_bed)?];
-    super::cluster::connect(&machines)?;
-    let release = release(machines[0].path("/root")?.as_path())?;
+    let (machines, release) = three_machines(test_bed)?;
     let mut deployment = Deployment::new();
     let zero = deployment.add_unit(test_bed, &machines[0], ADDRESSES[0], &release)?;
     let easyrsa = Easyrsa::relate(&mut deployment.model)?;

@@ -13,6 +13,7 @@ use super::machine::Machine;
 use super::restarts::{MAX_PAUSE, check_restarted_one_after_the_other};
 use super::scaling::{
     ADDRESSES, TLS, add_two, certificate, check_cluster, check_keys_are_secret, etcdctl, release,
+    three_machines,
 };
 use super::self_signed::{PROVIDER, SelfSigned};
 use super::test_bed::TestBed;
@@ -131,9 +132,7 @@ fn change_authority(deployment: &mut Deployment<'_>, provider: &SelfSigned, unit
 
 /// Three units change to a new authority while a client writes: in each phase, and in between, all members accept each other.
 pub fn three_units(test_bed: &TestBed) -> Result<String> {
-    let machines = [empty(test_bed)?, empty(test_bed)?, empty(test_bed)?];
-    super::cluster::connect(&machines)?;
-    let release = release(machines[0].path("/root")?.as_path())?;
+    let (machines, release) = three_machines(test_bed)?;
     let mut deployment = Deployment::new();
     let zero = deployment.add_unit(test_bed, &machines[0], ADDRESSES[0], &release)?;
     let provider = SelfSigned::relate(&mut deployment.model)?;

@@ -6,38 +6,24 @@ Usage: cloud_server.py KIND PROGRAM KEY CERTIFICATE PRIVATE ROOT: KIND is azurit
 Base64, for Azurite. ROOT has a directory for each bucket."""
 
 import base64
-import ctypes
 import datetime
 import hashlib
 import hmac
 import os
 import pathlib
-import signal
-import socket
 import ssl
-import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
+
+# This interpreter does not look for modules next to the script.
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+from started_program import free_port, spawn, wait_until_up
 
 ACCOUNT = "etcdtests"
 VERSION = "2020-10-02"
 kind, program, key, certificate, private, root = sys.argv[1:]
 root = pathlib.Path(root)
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
-def spawn(words, environment):
-    """Starts a process that dies with this one."""
-    die_with_parent = lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    output = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": sys.stderr}
-    return subprocess.Popen(words, env=environment, preexec_fn=die_with_parent, cwd=root, **output)
 
 
 def start(port):
@@ -47,17 +33,9 @@ def start(port):
         words = ["node", program, "--blobHost", "127.0.0.1", "--blobPort", str(port), "--silent"]
         words += ["--inMemoryPersistence", "--disableTelemetry"]
         words += ["--cert", certificate, "--key", private] if certificate else []
-        return spawn(words, environment | {"AZURITE_ACCOUNTS": f"{ACCOUNT}:{key}"})
+        return spawn(words, environment | {"AZURITE_ACCOUNTS": f"{ACCOUNT}:{key}"}, root)
     words = [program, "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"]
-    return spawn([*words, "-data", str(root), "-log-level", "error"], environment)
-
-
-def is_up(port):
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-        return True
-    except OSError:
-        return False
+    return spawn([*words, "-data", str(root), "-log-level", "error"], environment, root)
 
 
 def sign(text):
@@ -86,10 +64,7 @@ def token(permissions):
 
 port = free_port()
 child = start(port)
-while not is_up(port):
-    if child.poll() is not None:
-        sys.exit(f"{program} ended with status {child.returncode}")
-    time.sleep(0.05)
+wait_until_up(child, port, program)
 if kind == "azurite":
     for bucket in root.iterdir():
         if bucket.is_dir():

@@ -4,22 +4,18 @@ interface. Prints its port and the access key, twice. Ends with its standard inp
 Usage: program_server.py KIND PROGRAM SECRET CERTIFICATE KEY ROOT: KIND is versitygw, minio or ceph; the rest as in
 s3_server.py. The PROGRAM of ceph is the directory with its unpacked packages."""
 
-import ctypes
 import json
 import os
 import pathlib
-import signal
-import socket
-import subprocess
 import sys
-import time
 
 import boto3
 from botocore.config import Config
 
 # This interpreter does not look for modules next to the script.
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
+sys.path[:0] = [str(pathlib.Path(__file__).parent), str(pathlib.Path(__file__).parent.parent)]
 from ceph import Ceph
+from started_program import free_port, spawn, wait_until_up
 
 ACCESS_KEY = "AKIAS3TESTS"
 kind, program, secret, certificate, private, root = sys.argv[1:]
@@ -27,19 +23,6 @@ root = pathlib.Path(root)
 data, versions = root / ".data", root / ".versions"
 data.mkdir()
 versions.mkdir()
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
-def spawn(words, environment):
-    """Starts a process that dies with this one."""
-    die_with_parent = lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    output = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": sys.stderr}
-    return subprocess.Popen(words, env=environment, preexec_fn=die_with_parent, **output)
 
 
 def start(port):
@@ -66,14 +49,6 @@ def start(port):
     return spawn([program, *words], environment)
 
 
-def is_up(port):
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-        return True
-    except OSError:
-        return False
-
-
 def fill(s3, home):
     """Creates the bucket of a directory, with its objects."""
     name = home.name
@@ -90,10 +65,7 @@ def fill(s3, home):
 
 port = free_port()
 child = start(port)
-while not is_up(port):
-    if child.poll() is not None:
-        sys.exit(f"{program} ended with status {child.returncode}")
-    time.sleep(0.05)
+wait_until_up(child, port, program)
 s3 = boto3.client(
     "s3",
     endpoint_url=f"{'https' if certificate else 'http'}://127.0.0.1:{port}",
