@@ -9,7 +9,7 @@ use crate::error::Refusal;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid, chownat, fchmod, fstat, futimens, linkat,
-    statat, symlinkat,
+    statat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -143,12 +143,20 @@ impl FileTree {
                 chownat(&to, &*name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
                     .with_context(|| format!("changing the owner of {}", entry.path))?;
             }
+            utimensat(&to, &*name, &entry.times(), AtFlags::SYMLINK_NOFOLLOW)
+                .with_context(|| format!("setting the time of {}", entry.path))?;
         }
         Ok(())
     }
 }
 
 impl FileEntry {
+    /// Returns its times to restore. Access times are not kept.
+    fn times(&self) -> Timestamps {
+        let time = Timespec { tv_sec: self.modified, tv_nsec: 0 };
+        Timestamps { last_access: time, last_modification: time }
+    }
+
     /// Returns its owner, if this process may give files away.
     fn owner_to_restore(&self) -> Option<Owner> {
         (Owner::ourselves().uid == 0).then_some(self.owner)
@@ -159,11 +167,10 @@ impl FileEntry {
     fn apply_metadata(&self, fd: &impl std::os::fd::AsFd) -> Result<()> {
         let owner = self.owner_to_restore();
         let mode = if owner.is_some() { self.mode & 0o7777 } else { self.mode & 0o777 };
-        let time = Timespec { tv_sec: self.modified, tv_nsec: 0 };
         owner
             .map_or(Ok(()), |owner| owner.chown(fd))
             .and_then(|()| Ok(fchmod(fd, Mode::from_raw_mode(mode))?))
-            .and_then(|()| Ok(futimens(fd, &Timestamps { last_access: time, last_modification: time })?))
+            .and_then(|()| Ok(futimens(fd, &self.times())?))
             .with_context(|| format!("setting owner and mode of {}", self.path))
     }
 }
@@ -344,6 +351,7 @@ fn read_bounded(file: &File, max_size: u64) -> std::io::Result<Vec<u8>> {
 #[expect(clippy::disallowed_methods, reason = "tests lay out files")]
 mod tests {
     use super::*;
+    use rustix::fs::CWD;
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use std::os::unix::net::UnixListener;
@@ -369,6 +377,13 @@ mod tests {
         symlink("../ca.key", from.join("pki/etcd/link")).unwrap();
         fs::set_permissions(from.join("pki/etcd"), Permissions::from_mode(0o751)).unwrap();
         let _socket = UnixListener::bind(from.join("pki/a.sock")).unwrap();
+        // Times differ from now, so that a copy that does not keep them is noticed.
+        let names = ["ca.key", "outside", "etcd/link", "etcd", "."];
+        for (time, name) in (1_000_000_000..).zip(names) {
+            let time = Timespec { tv_sec: time, tv_nsec: 0 };
+            let times = Timestamps { last_access: time, last_modification: time };
+            utimensat(CWD, from.join("pki").join(name), &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+        }
         // The second path lies in the first.
         let tree = FileTree::read(&[from.join("pki"), from.join("pki/etcd")], SIZE).unwrap();
         assert_eq!(tree.file_count(), 4);
