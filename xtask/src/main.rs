@@ -73,7 +73,8 @@ Long-running checks:
               versions [VERSION...]            (default: all)
   bench     Compare the speed with etcdctl, tar and compressors; write docs/explanation/performance.md.
               bench [--size MB] [--rounds N] [--busy N]... [--no-plot]
-                    [snapshot|busy|latency|restore|upload]
+                    [--record] [snapshot|busy|latency|restore|upload]
+              --record  write the section of the part that was measured (all parts: always)
               Uploads need rclone, and versitygw in VERSITYGW_BIN or Go. ETCD_3_6_BIN names the
               directory of etcd 3.6, which is measured too.
 

@@ -7,11 +7,14 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
 
 /// The interval between two samples of memory and disk.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The unit of `/proc/stat` (`USER_HZ`) on x86 and ARM, whatever the kernel's own tick is.
+const TICKS_PER_SECOND: f64 = 100.0;
 
 /// The cost of a chain of programs.
 #[derive(Debug, Clone, Copy, Default)]
@@ -20,6 +23,8 @@ pub struct Cost {
     pub wall: f64,
     /// Processor time in seconds, including children.
     pub cpu: f64,
+    /// Processor time of the whole machine in seconds, for example of etcd.
+    pub machine_cpu: f64,
     /// Peak memory of the last program without its children, in MiB.
     pub memory: f64,
     /// Peak size of the files in the watched directory, in MiB.
@@ -30,7 +35,7 @@ pub struct Cost {
 /// programs are flushed to disk first.
 pub fn chain(programs: &mut [Command], watched: Option<&Path>) -> Result<(Cost, String)> {
     nix::unistd::sync();
-    let (began, before) = (Instant::now(), processor_seconds()?);
+    let (began, before, machine_before) = (Instant::now(), processor_seconds()?, machine_seconds()?);
     let mut cost = Cost::default();
     let mut printed = String::new();
     for program in programs {
@@ -39,6 +44,7 @@ pub fn chain(programs: &mut [Command], watched: Option<&Path>) -> Result<(Cost, 
     }
     cost.wall = began.elapsed().as_secs_f64();
     cost.cpu = processor_seconds()? - before;
+    cost.machine_cpu = machine_seconds()? - machine_before;
     Ok((cost, printed))
 }
 
@@ -95,6 +101,19 @@ fn processor_seconds() -> Result<f64> {
     Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
 }
 
+/// Returns the seconds that the processors of this machine have worked since it started (proc_stat(5)). Waiting for a
+/// disk is not work, and neither is time that the hypervisor gave to another machine.
+fn machine_seconds() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/stat").context("reading the work of all processors")?;
+    let line = stat.strip_prefix("cpu ").and_then(|rest| rest.lines().next());
+    let counts: Vec<f64> =
+        line.unwrap_or_default().split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let [user, nice, system, _idle, _iowait, irq, softirq, ..] = counts[..] else {
+        bail!("/proc/stat begins with {:?}", stat.lines().next());
+    };
+    Ok((user + nice + system + irq + softirq) / TICKS_PER_SECOND)
+}
+
 /// Returns the minimum, the median and the maximum of some values.
 pub fn spread(values: &[f64]) -> [f64; 3] {
     let mut sorted = values.to_vec();
@@ -116,6 +135,15 @@ mod tests {
         let (cost, _) = chain(&mut sleeps, None).unwrap();
         assert!(cost.wall >= 0.1, "{cost:?}");
         assert!(chain(&mut [Command::new("false")], None).is_err());
+    }
+
+    #[test]
+    fn the_work_of_the_machine_includes_ours() {
+        let mut work = Command::new("sh");
+        work.args(["-c", "n=0; while [ $n -lt 300000 ]; do n=$((n+1)); done"]);
+        let (cost, _) = chain(&mut [work], None).unwrap();
+        // It is counted in clock ticks.
+        assert!(cost.cpu > 0.05 && cost.machine_cpu > cost.cpu - 0.03, "{cost:?}");
     }
 
     #[test]

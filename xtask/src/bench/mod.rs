@@ -47,7 +47,7 @@ struct Bench {
     title: String,
 }
 
-/// Runs the chosen measurements, prints the table and writes the page.
+/// Runs the chosen measurements, prints the table and writes the sections of the page that it records.
 pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     let options = Options::parse(arguments)?;
     command::run_checked(Command::new("cargo").args([
@@ -69,43 +69,43 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     } else {
         None
     };
-    let table = table(&rows);
-    println!("\n{table}");
-    if options.part.is_none() {
-        page::write(options.rounds, &table, lines)?;
+    println!("\n{}", table(rows.iter().map(|(_, row)| row)));
+    if options.record {
+        page::write(options.rounds, &rows, lines)?;
     }
-    Ok(if rows.iter().all(Row::passes) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if rows.iter().all(|(_, row)| row.passes()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Measures the chosen parts with the programs in `bin`, on a new etcd with this content.
-fn measure(options: &Options, bin: &Path, minor: &str, content: Content) -> Result<Vec<Row>> {
+fn measure(options: &Options, bin: &Path, minor: &str, content: Content) -> Result<Vec<(Part, Row)>> {
     let mut bench = Bench::new(bin, minor, content)?;
     let mut rows = Vec::new();
+    let mut add = |part, new: Vec<Row>| rows.extend(new.into_iter().map(|row| (part, row)));
     let is_first = content == Content::Kubernetes && minor == "3.5";
     if options.wants(Part::Snapshot) && is_first {
-        rows.extend(bench.measure_empty(options.rounds)?);
+        add(Part::Snapshot, bench.measure_empty(options.rounds)?);
     }
     if options.wants(Part::Busy) && is_first {
         bench.grow_to(BUSY_SIZE.min(options.megabytes))?;
         for loops in &options.busy {
-            rows.extend(bench.measure_busy(*loops, options.rounds)?);
+            add(Part::Busy, bench.measure_busy(*loops, options.rounds)?);
         }
     }
     if options.part != Some(Part::Busy) {
         bench.grow_to(options.megabytes)?;
     }
     if options.wants(Part::Snapshot) {
-        rows.extend(bench.measure_snapshots(options.rounds, is_first)?);
+        add(Part::Snapshot, bench.measure_snapshots(options.rounds, is_first)?);
     }
     if options.wants(Part::Latency) && is_first {
-        rows.extend(bench.measure_latency(options.rounds, 0)?);
-        rows.extend(bench.measure_latency(options.rounds, 2)?);
+        add(Part::Latency, bench.measure_latency(options.rounds, 0)?);
+        add(Part::Latency, bench.measure_latency(options.rounds, 2)?);
     }
     if options.wants(Part::Restore) {
-        rows.extend(bench.measure_restores(options.rounds)?);
+        add(Part::Restore, bench.measure_restores(options.rounds)?);
     }
     if options.wants(Part::Upload) && content == Content::Random {
-        rows.extend(bench.measure_uploads(options.rounds)?);
+        add(Part::Upload, bench.measure_uploads(options.rounds)?);
     }
     Ok(rows)
 }

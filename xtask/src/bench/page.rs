@@ -1,33 +1,38 @@
-//! Writes the page: the figures, and the machine and programs that they were measured with.
+//! Writes sections of the page: the figures of a part, and the machine and programs that they were measured with.
+//!
+//! Never changes the sections of parts that were not measured.
 
 use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::report::{Line, svg};
+use super::options::Part;
+use super::report::{Line, Row, svg, table};
 use crate::{command, etcd, page, workspace};
 
-/// Writes docs/explanation/performance.md, and its plot if there are lines for one.
-pub fn write(rounds: usize, table: &str, lines: Option<(Vec<Line>, Vec<Line>)>) -> Result<()> {
-    let docs = workspace::root()?.join("docs/explanation");
-    fs::create_dir_all(&docs)?;
+const PAGE: &str = "docs/explanation/performance.md";
+const PLOT: &str = "docs/explanation/performance.svg";
+
+/// Writes the section of each part that has rows, and the plot if there are lines for one.
+pub fn write(rounds: usize, rows: &[(Part, Row)], lines: Option<(Vec<Line>, Vec<Line>)>) -> Result<()> {
+    let how = format!("{rounds} rounds; {}", machine()?);
+    for part in Part::ALL {
+        let rows: Vec<&Row> = rows.iter().filter(|(of, _)| *of == part).map(|(_, row)| row).collect();
+        if !rows.is_empty() {
+            page::replace(PAGE, part.name(), &how, &table(rows))?;
+        }
+    }
     if let Some((seconds, memory)) = &lines {
-        fs::write(docs.join("performance.svg"), svg(seconds, memory))?;
+        fs::write(workspace::root()?.join(PLOT), svg(seconds, memory))
+            .with_context(|| format!("writing {PLOT}"))?;
+        let plot = "![Time and memory against the size of the database](performance.svg)\n";
+        page::replace(PAGE, "plot", &how, plot)?;
     }
-    let mut plot = "![Time and memory against the size of the database](performance.svg)".to_owned();
-    if lines.is_none() {
-        plot.push_str("\n\nThe plot is from an earlier run.");
-    }
-    let page = include_str!("page.md")
-        .replace("@PLOT@", &plot)
-        .replace("@TABLE@", table.trim_end())
-        .replace("@MACHINE@", &machine()?)
-        .replace("@ROUNDS@", &rounds.to_string());
-    fs::write(docs.join("performance.md"), page).context("writing docs/explanation/performance.md")
+    Ok(())
 }
 
-/// Describes the machine and the programs, as a Markdown list.
+/// Describes the machine and the programs in one line.
 fn machine() -> Result<String> {
     let first_line = |program: &str, arguments: &[&str]| -> String {
         let text = command::output(Command::new(program).args(arguments)).unwrap_or_default();
@@ -44,21 +49,14 @@ fn machine() -> Result<String> {
     let has_sha = has_feature("flags", "sha_ni") || has_feature("Features", "sha2");
     let tools = ["tar", "gzip", "pigz", "igzip", "zstd"].map(|tool| first_line(tool, &["--version"]));
     let etcd = etcd::ensure(&workspace::target_directory()?, &etcd::NEW)?.join("etcd");
-    Ok([
-        format!(
-            "- {} {} SHA extensions, {} cores, {}",
-            field("/proc/cpuinfo", "model name"),
-            if has_sha { "with" } else { "without" },
-            std::thread::available_parallelism()?,
-            field("/proc/meminfo", "MemTotal")
-        ),
-        format!(
-            "- kernel {}, load {} at the end",
-            first_line("uname", &["-r"]),
-            fs::read_to_string("/proc/loadavg")?.trim()
-        ),
-        format!("- {}; {}", first_line(&etcd.to_string_lossy(), &["--version"]), tools.join("; ")),
-        format!("- commit {}, {}", page::commit()?, page::today()?),
-    ]
-    .join("\n"))
+    Ok(format!(
+        "{} {} SHA extensions, {} cores, load {} at the end; kernel {}; {}; {}",
+        field("/proc/cpuinfo", "model name"),
+        if has_sha { "with" } else { "without" },
+        std::thread::available_parallelism()?,
+        fs::read_to_string("/proc/loadavg")?.split(' ').next().unwrap_or_default(),
+        first_line("uname", &["-r"]),
+        first_line(&etcd.to_string_lossy(), &["--version"]),
+        tools.join("; ")
+    ))
 }

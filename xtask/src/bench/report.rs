@@ -38,7 +38,7 @@ impl Row {
 }
 
 /// Returns the rows as a Markdown table.
-pub fn table(rows: &[Row]) -> String {
+pub fn table<'a>(rows: impl IntoIterator<Item = &'a Row>) -> String {
     let mut text = String::from("| what | limit | min | median | max | |\n|---|---|---|---|---|---|\n");
     for row in rows {
         let [min, median, max] = spread(&row.values).map(figure);
