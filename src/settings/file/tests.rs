@@ -209,6 +209,22 @@ fn a_bucket_that_cannot_be_used_is_refused_when_the_file_is_read() {
 }
 
 #[test]
+fn an_endpoint_without_its_port_is_refused_when_the_file_is_read() {
+    for (key, more) in [
+        ("s3", "bucket: b"),
+        ("azure", "account: etcd, container: backups, key-file: /k"),
+        ("google", "bucket: backups, credentials-file: /k"),
+    ] {
+        let text = format!("destinations:\n  a:\n    {key}: {{{more}, endpoint: 'http://127.0.0.1:'}}\n");
+        let error = Settings::parse(&text).unwrap_err().to_string();
+        let start = format!(
+            "line 3: destinations.a.{key}: endpoint \"http://127.0.0.1:\" has no valid host and port"
+        );
+        assert!(error.starts_with(&start), "{error}");
+    }
+}
+
+#[test]
 fn a_mistake_is_reported_with_its_line_and_file() {
     for (text, message) in [
         (

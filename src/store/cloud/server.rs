@@ -2,6 +2,7 @@
 
 use crate::error::Refusal;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The characters that are encoded in a query: all but letters, digits and `-._~`.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -34,6 +35,12 @@ impl Server {
             return Err(Refusal::new(
                 format!("endpoint {endpoint:?} must be https://HOST[:PORT] only"),
                 "leave out user, path and bucket",
+            ));
+        }
+        if !is_host_and_port(host) {
+            return Err(Refusal::new(
+                format!("endpoint {endpoint:?} has no valid host and port"),
+                "write https://HOST, or https://HOST:PORT with a port from 1 to 65535",
             ));
         }
         if scheme == "http" && !allow_http && !is_loopback(host) {
@@ -112,11 +119,26 @@ pub(in crate::store) fn server_name(endpoint: &str) -> String {
     if is_default { host.to_owned() } else { format!("{host}:{port}") }
 }
 
+/// Returns whether a text is a name or an address, perhaps with a port. An IPv6 address is in brackets.
+fn is_host_and_port(text: &str) -> bool {
+    let (is_address, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, port)) => (address.parse::<Ipv6Addr>().is_ok(), port),
+        None => {
+            let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+            (!name.is_empty() && !name.contains(['[', ']']), port)
+        }
+    };
+    let is_port = |port: &str| {
+        port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
+    is_address && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
+}
+
 fn is_loopback(host: &str) -> bool {
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     name.eq_ignore_ascii_case("localhost")
         || name == "[::1]"
-        || name.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
+        || name.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -157,6 +179,29 @@ mod tests {
             ("https://minio/bucket", true, false),
         ] {
             assert_eq!(Server::parse(endpoint, allow_http).is_ok(), accepted, "{endpoint}");
+        }
+    }
+    #[test]
+    fn a_port_is_a_number_or_left_out() {
+        for (endpoint, accepted) in [
+            ("https://minio", true),
+            ("https://minio:9000/", true),
+            ("https://[fd00::1]", true),
+            ("https://[fd00::1]:9000", true),
+            ("https://minio:", false),
+            ("http://127.0.0.1:", false),
+            ("https://[fd00::1]:", false),
+            ("https://minio:0", false),
+            ("https://minio:65536", false),
+            ("https://minio:http", false),
+            ("https://minio:9000:9000", false),
+            ("https://:9000", false),
+            ("https://fd00::1", false),
+            ("https://[minio]", false),
+            ("https://[fd00::1", false),
+            ("https://mi]nio", false),
+        ] {
+            assert_eq!(Server::parse(endpoint, false).is_ok(), accepted, "{endpoint}");
         }
     }
 }
