@@ -3,7 +3,7 @@
 //! Must never show the password, or keep it among the variables that other modules can read.
 
 use crate::etcd::paths::SITE_FILE;
-use crate::store::cloud::Proxies;
+use crate::store::cloud::{MetadataServices, Proxies};
 use crate::store::s3::{Credentials, S3Environment};
 use crate::system::proxy;
 use crate::system::secret::Secret;
@@ -102,7 +102,7 @@ impl Environment {
     }
 }
 
-/// Returns the access key and the address of the metadata service. Removes the secrets from `variables`.
+/// Returns the access key and the addresses of metadata services. Removes the secrets from `variables`.
 fn bucket(variables: &mut BTreeMap<OsString, OsString>) -> S3Environment {
     let mut take =
         |name: &str| variables.remove(&OsString::from(name)).and_then(|value| value.into_string().ok());
@@ -114,7 +114,11 @@ fn bucket(variables: &mut BTreeMap<OsString, OsString>) -> S3Environment {
         token,
         expires: None,
     });
-    let metadata = take("AWS_EC2_METADATA_SERVICE_ENDPOINT");
+    let metadata = MetadataServices {
+        amazon: take("AWS_EC2_METADATA_SERVICE_ENDPOINT"),
+        azure: take("AZURE_POD_IDENTITY_AUTHORITY_HOST"),
+        google: take("GCE_METADATA_HOST"),
+    };
     S3Environment { credentials, metadata, proxies: proxies(variables) }
 }
 

@@ -161,14 +161,11 @@ impl Destinations {
     /// access key.
     pub fn open(&self, name: &str) -> Result<Repository> {
         let destination = self.get(name)?;
+        let S3Environment { metadata, proxies, .. } = &self.environment;
         let store: Box<dyn BlobStore> = match &destination.location {
             Location::Bucket(config) => Box::new(s3::open(name, config, &self.environment, self.clock)?),
-            Location::Azure(config) => {
-                Box::new(azure::open(name, config, &self.environment.proxies, self.clock)?)
-            }
-            Location::Google(config) => {
-                Box::new(google::open(name, config, &self.environment.proxies, self.clock)?)
-            }
+            Location::Azure(config) => Box::new(azure::open(name, config, metadata, proxies, self.clock)?),
+            Location::Google(config) => Box::new(google::open(name, config, metadata, proxies, self.clock)?),
             Location::Directory(config) => {
                 let tree = DirectoryTree::open(config).map_err(|error| in_destination(name, error))?;
                 self.check_other_directories(name, &tree)?;

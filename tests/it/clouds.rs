@@ -5,11 +5,14 @@
 use crate::bucket::{
     MIB, NAME, archive, assert_changed_archives_do_not_appear, assert_pinned_in_the_meantime, put_fails, read,
 };
-use crate::common::clouds::{AZURE_KEY, Can, GOOGLE_KEY, Kind, Server, Step, opened};
+use crate::common::clouds::identities::{azure_metadata, google_metadata};
+use crate::common::clouds::{AZURE_KEY, Can, GOOGLE_KEY, Kind, Server, Step, opened, opened_with};
 use crate::common::command::Run;
 use crate::common::s3::{Fault, Faults};
 use crate::common::world::{Version, World};
+use base64ct::{Base64UrlUnpadded, Encoding};
 use etcd_backup::inventory::Repository;
+use etcd_backup::store::cloud::MetadataServices;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -306,28 +309,14 @@ fn tls_accepts_only_the_configured_authority() {
     assert_eq!(trusted.entries().unwrap().len(), 1);
 }
 
-/// A real etcd is saved, its snapshot is uploaded, listed, pruned and fetched, and the etcd is restored from it.
-#[test]
-#[ignore = "needs an emulator: cargo xtask buckets --server azurite"]
-fn a_cluster_is_saved_to_the_cloud_and_restored_from_it() {
-    let world = World::plain(Version::V35);
+/// Saves a real etcd, uploads its snapshot, lists and fetches it, and restores the etcd from it. Returns all output.
+fn save_and_restore(world: &World, run: &dyn Fn(&str, &[&str]) -> Run) -> String {
     world.fill();
     let saved = world.dump();
-    let server = Server::new(&["backups"]);
-    let faults = Faults::before(server.port);
-    let endpoint = format!("http://127.0.0.1:{}", faults.port);
-    let settings = server.settings(&endpoint, "backups", "");
-    fs::write(world.path("backup.yaml"), format!("destinations:\n  offsite: {settings}\n")).unwrap();
-    let run = |program: &str, words: &[&str]| {
-        let mut command = world.action(program, words);
-        command.env("ETCD_BACKUP", world.path("backup.yaml"));
-        Run::start(command, &world.path("runs"))
-    };
     let target = world.to_target();
     let results = run(program!("snapshot"), &[&target]).finish().completed();
     assert_eq!(results.get("destinations.offsite"), "uploaded");
     let name = results.get("snapshot.path").rsplit('/').next().unwrap().to_owned();
-    let mut seen = results.out.describe();
     fs::remove_dir_all(world.target()).unwrap();
 
     let listed = run(program!("list-snapshots"), &[&target]).finish().completed();
@@ -337,13 +326,40 @@ fn a_cluster_is_saved_to_the_cloud_and_restored_from_it() {
     assert_eq!(fetched.get("snapshot.sha256"), results.get("snapshot.sha256"));
     world.put(0..5, "later");
     let path = format!("snapshot={}", fetched.get("snapshot.path"));
-    let _ = world.restore(&[&path, &target, "skip-backup=true"]).completed();
+    let restored = run(program!("restore"), &[&path, &target, "skip-backup=true"]).finish().completed();
     assert!(world.dump() == saved, "the restored data differs from the saved data");
+    [results, listed, fetched, restored].map(|one| one.out.describe()).concat()
+}
+
+/// Writes settings with the destination `offsite`. Returns what starts a program with them and with further variables.
+fn runner<'a>(
+    world: &'a World,
+    destination: &str,
+    variables: &'a [(&'a str, String)],
+) -> impl Fn(&str, &[&str]) -> Run + use<'a> {
+    fs::write(world.path("backup.yaml"), format!("destinations:\n  offsite: {destination}\n")).unwrap();
+    move |program, words| {
+        let mut command = world.action(program, words);
+        command.env("ETCD_BACKUP", world.path("backup.yaml"));
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        Run::start(command, &world.path("runs"))
+    }
+}
+
+#[test]
+#[ignore = "needs an emulator: cargo xtask buckets --server azurite"]
+fn a_cluster_is_saved_to_the_cloud_and_restored_from_it() {
+    let world = World::plain(Version::V35);
+    let server = Server::new(&["backups"]);
+    let faults = Faults::before(server.port);
+    let endpoint = format!("http://127.0.0.1:{}", faults.port);
+    let run = runner(&world, &server.settings(&endpoint, "backups", ""), &[]);
+    let mut seen = save_and_restore(&world, &run);
 
     // A signal ends the wait for a silent server.
     faults.inject("PUT", "", Fault::Hang, usize::MAX);
     let before = faults.seen("PUT", "").len();
-    let hanging = run(program!("snapshot"), &[&target]);
+    let hanging = run(program!("snapshot"), &[&world.to_target()]);
     while faults.seen("PUT", "").len() == before {
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -356,4 +372,89 @@ fn a_cluster_is_saved_to_the_cloud_and_restored_from_it() {
     for line in GOOGLE_KEY.lines().filter(|line| line.len() > 40).chain([AZURE_KEY, "Bearer", "SharedKey"]) {
         assert!(!seen.contains(line), "{line} is in {seen}");
     }
+}
+
+/// The metadata service is a stand-in. Azurite checks the token that it gives out, except for the signature, and
+/// fake-gcs-server accepts every token.
+#[test]
+#[ignore = "needs an emulator: cargo xtask buckets --server azurite"]
+fn a_cluster_is_saved_with_the_identity_of_its_machine() {
+    let world = World::plain(Version::V35);
+    let (_server, settings, metadata, variable) = match Kind::of_this_run() {
+        Kind::Azurite => {
+            let (server, settings) = azurite_with_tls();
+            let metadata = azure_metadata(&[&azure_token(3600)]);
+            let variable = ("AZURE_POD_IDENTITY_AUTHORITY_HOST", metadata.url());
+            (server, settings, metadata, variable)
+        }
+        Kind::Gcs => {
+            let server = Server::new(&["backups"]);
+            let endpoint = format!("http://127.0.0.1:{}", server.port);
+            let settings = server.settings(&endpoint, "backups", ", instance-service-account: true");
+            let metadata = google_metadata(&["canary-token"]);
+            let variable = ("GCE_METADATA_HOST", format!("127.0.0.1:{}", metadata.port));
+            (server, settings, metadata, variable)
+        }
+    };
+    let variables = [variable];
+    let seen = save_and_restore(&world, &runner(&world, &settings, &variables));
+    // The four programs need one token each; restore reads a file.
+    assert_eq!(metadata.seen().len(), 3);
+    for secret in ["canary", "Bearer", AZURE_TOKEN_START] {
+        assert!(!seen.contains(secret), "{secret} is in {seen}");
+    }
+}
+
+#[test]
+#[ignore = "needs an emulator: cargo xtask buckets --server azurite"]
+fn a_token_that_has_ended_is_reported_without_the_token() {
+    if !Can::CheckKeys.is_supported() {
+        return;
+    }
+    let (_server, settings) = azurite_with_tls();
+    // The metadata service takes it for valid, and the storage service knows better.
+    let metadata = azure_metadata(&[&azure_token(-60)]);
+    let services = MetadataServices { azure: Some(metadata.url()), ..MetadataServices::default() };
+    let error = format!("{:#}", opened_with(&settings, services).entries().unwrap_err());
+    assert!(
+        error.contains("returned AuthenticationFailed") && error.contains("the token of the identity"),
+        "{error}"
+    );
+    assert!(!error.contains(AZURE_TOKEN_START) && !error.contains("canary"), "{error}");
+}
+
+/// The beginning of every token of [`azure_token`].
+const AZURE_TOKEN_START: &str = "eyJ0eXAi";
+
+/// Returns a token for Azure Storage that ends in this number of seconds. Its signature is not one.
+fn azure_token(lifetime: i64) -> String {
+    let now = jiff::Timestamp::now().as_second();
+    let claims = serde_json::json!({
+        "aud": "https://storage.azure.com/",
+        "iss": "https://sts.windows.net/72f988bf-0000-4000-8000-0123456789ab/",
+        "iat": now - 120,
+        "nbf": now - 120,
+        "exp": now + lifetime,
+        "oid": "6a9bfd9c-0000-4000-8000-0123456789ab",
+    });
+    let encode = |text: &str| Base64UrlUnpadded::encode_string(text.as_bytes());
+    let header = "{\"typ\":\"JWT\",\"alg\":\"RS256\"}";
+    let token = format!("{}.{}.{}", encode(header), encode(&claims.to_string()), encode("canary"));
+    assert!(token.starts_with(AZURE_TOKEN_START));
+    token
+}
+
+/// Returns Azurite with TLS, which accepts tokens, and the settings of a container with the identity of this machine.
+fn azurite_with_tls() -> (Server, String) {
+    let home = tempfile::tempdir().unwrap();
+    let at = |name: &str| home.path().join(name);
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    fs::write(at("crt"), made.cert.pem()).unwrap();
+    fs::write(at("key"), made.signing_key.serialize_pem()).unwrap();
+    let server = Server::with_tls(&at("crt"), &at("key"), &["backups"]);
+    let ca = server.secret("ca.crt", &made.cert.pem());
+    let endpoint = format!("https://127.0.0.1:{}", server.port);
+    let settings =
+        server.settings(&endpoint, "backups", &format!(", ca: {}, managed-identity: true", ca.display()));
+    (server, settings)
 }

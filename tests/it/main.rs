@@ -30,6 +30,7 @@ mod bucket_answers;
 mod cancellation;
 mod chaos;
 mod check_config;
+mod cloud_identities;
 mod clouds;
 mod command_line;
 mod common;

@@ -1,12 +1,16 @@
-//! The access to an account: one of its keys, or a shared access signature (SAS).
+//! The access to an account: one of its keys, a shared access signature (SAS), or the token of an identity.
 //!
 //! A secret is never printed, and never read from a file that other users can read.
 
+use super::identity::Identity;
+use crate::store::cloud::access_token::TokenCache;
 use crate::store::cloud::secret_file::{SecretFile, read_secret};
 use crate::system::secret::Secret;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use base64ct::{Base64, Encoding};
+use jiff::Timestamp;
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 /// The name of the key in a connection string.
 const CONNECTION_STRING_KEY: &str = "AccountKey=";
@@ -20,6 +24,15 @@ pub(super) enum CredentialFile {
     Sas(PathBuf),
 }
 
+/// The source of the access.
+#[derive(Debug)]
+pub(super) enum CredentialSource {
+    /// A file, and its content, which is read once.
+    File(CredentialFile, Mutex<Option<Credentials>>),
+    /// An identity, and its token.
+    Identity(Identity, TokenCache),
+}
+
 /// What grants access.
 #[derive(Debug, Clone)]
 pub(super) enum Credentials {
@@ -27,6 +40,37 @@ pub(super) enum Credentials {
     Key(Secret),
     /// The query that grants access, encoded.
     Sas(Secret),
+    /// The access token of an identity.
+    Token(Secret),
+}
+
+impl CredentialSource {
+    /// A file.
+    pub fn file(file: CredentialFile) -> Self {
+        Self::File(file, Mutex::default())
+    }
+
+    /// An identity.
+    pub fn identity(identity: Identity) -> Self {
+        Self::Identity(identity, TokenCache::default())
+    }
+
+    /// Returns what grants access at `now`.
+    ///
+    /// # Errors
+    /// Refuses a file that cannot be used, and fails if an identity has no token.
+    pub fn credentials(&self, now: Timestamp) -> Result<Credentials> {
+        match self {
+            Self::File(file, cached) => {
+                let Ok(mut cached) = cached.lock() else { bail!("another thread of this program failed") };
+                match &*cached {
+                    Some(credentials) => Ok(credentials.clone()),
+                    None => Ok(cached.insert(file.read()?).clone()),
+                }
+            }
+            Self::Identity(identity, cache) => cache.get(now, || identity.token(now)).map(Credentials::Token),
+        }
+    }
 }
 
 impl CredentialFile {

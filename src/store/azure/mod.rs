@@ -6,6 +6,7 @@
 
 mod config;
 mod credentials;
+mod identity;
 mod listing;
 mod object;
 mod protocol;

@@ -1,6 +1,8 @@
 //! Azure Blob Storage as a [`Protocol`].
 
-use super::config::AzureConfig;
+use super::config::{Access, AzureConfig};
+use super::credentials::CredentialSource;
+use super::identity::Identity;
 use super::listing;
 use super::object;
 use super::service::AzureService;
@@ -9,6 +11,7 @@ use crate::progress::Sink;
 use crate::store::cloud::bucket::Bucket;
 use crate::store::cloud::client::Client;
 use crate::store::cloud::connection::in_destination;
+use crate::store::cloud::metadata::MetadataServices;
 use crate::store::cloud::object::ObjectHead;
 use crate::store::cloud::protocol::{Protocol, Upload};
 use crate::store::cloud::proxy::Proxies;
@@ -26,16 +29,37 @@ struct AzureProtocol;
 ///
 /// # Errors
 /// Refuses a configuration that cannot be used.
-pub fn open(name: &str, config: &AzureConfig, proxies: &Proxies, clock: Clock) -> Result<Bucket> {
-    prepare(config, proxies, clock).map_err(|error| in_destination(name, error))
+pub fn open(
+    name: &str,
+    config: &AzureConfig,
+    metadata: &MetadataServices,
+    proxies: &Proxies,
+    clock: Clock,
+) -> Result<Bucket> {
+    prepare(config, metadata, proxies, clock).map_err(|error| in_destination(name, error))
 }
 
-fn prepare(config: &AzureConfig, proxies: &Proxies, clock: Clock) -> Result<Bucket> {
+fn prepare(
+    config: &AzureConfig,
+    metadata: &MetadataServices,
+    proxies: &Proxies,
+    clock: Clock,
+) -> Result<Bucket> {
     config.check()?;
     let server = config.server()?;
     let http = config.connection().http(&server, proxies)?;
     let path = config.container_path(&server);
-    let service = AzureService::new(server, &config.account, path, config.credential_file()?);
+    let source = match config.access()? {
+        Access::File(file) => CredentialSource::file(file),
+        Access::ManagedIdentity(client_id) => {
+            CredentialSource::identity(Identity::managed(client_id, metadata))
+        }
+        Access::WorkloadIdentity(identity) => {
+            let agent = config.connection().login_agent(&identity.authority, proxies)?;
+            CredentialSource::identity(Identity::workload(identity, agent))
+        }
+    };
+    let service = AzureService::new(server, &config.account, path, source);
     let client = Arc::new(Client::new(Box::new(service), http, clock));
     Ok(Bucket::new(client, Box::new(AzureProtocol), config.prefix(), config.url()))
 }

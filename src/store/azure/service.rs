@@ -1,17 +1,16 @@
-//! Azure Blob Storage as a [`Service`]: requests with a signature or a SAS, and errors as XML documents.
+//! Azure Blob Storage as a [`Service`]: requests with a signature, a SAS or a token, and errors as XML documents.
 
-use super::credentials::{CredentialFile, Credentials};
+use super::credentials::{CredentialSource, Credentials};
 use super::sign::{Unsigned, authorization};
 use crate::store::cloud::http::{format_date, header};
 use crate::store::cloud::server::{Server, encode_path, encode_query};
 use crate::store::cloud::service::{Authorized, ErrorDocument, Request, Service};
-use anyhow::{Result, bail};
+use anyhow::Result;
 use jiff::Timestamp;
 use serde::Deserialize;
-use std::sync::Mutex;
 use ureq::http::HeaderMap;
 
-/// The version of the protocol.
+/// The version of the protocol. Tokens need 2017-11-09 or a later one.
 const VERSION: &str = "2020-10-02";
 
 /// The access to one container.
@@ -21,8 +20,7 @@ pub(super) struct AzureService {
     account: String,
     /// The path of the container.
     container: String,
-    file: CredentialFile,
-    credentials: Mutex<Option<Credentials>>,
+    source: CredentialSource,
 }
 
 /// The XML document of an error.
@@ -35,22 +33,14 @@ struct AzureErrorDocument {
 
 impl AzureService {
     /// Prepares access to the container at the path `container`.
-    pub fn new(server: Server, account: &str, container: String, file: CredentialFile) -> Self {
-        Self { server, account: account.to_owned(), container, file, credentials: Mutex::new(None) }
+    pub fn new(server: Server, account: &str, container: String, source: CredentialSource) -> Self {
+        Self { server, account: account.to_owned(), container, source }
     }
 
     fn path(&self, key: &str) -> String {
         match key {
             "" => self.container.clone(),
             key => format!("{}/{}", self.container, encode_path(key)),
-        }
-    }
-
-    fn credentials(&self) -> Result<Credentials> {
-        let Ok(mut cached) = self.credentials.lock() else { bail!("another thread of this program failed") };
-        match &*cached {
-            Some(credentials) => Ok(credentials.clone()),
-            None => Ok(cached.insert(self.file.read()?).clone()),
         }
     }
 }
@@ -69,9 +59,13 @@ impl Service for AzureService {
         let mut headers = request.headers.clone();
         headers.extend([("x-ms-version", VERSION.to_owned()), ("x-ms-date", format_date(now))]);
         let query = encode_query(&request.query);
-        let query = match self.credentials()? {
+        let query = match self.source.credentials(now)? {
             Credentials::Sas(token) if query.is_empty() => token.reveal().to_owned(),
             Credentials::Sas(token) => format!("{query}&{}", token.reveal()),
+            Credentials::Token(token) => {
+                headers.push(("authorization", format!("Bearer {}", token.reveal())));
+                query
+            }
             Credentials::Key(key) => {
                 let unsigned = Unsigned {
                     method: request.method,
@@ -86,6 +80,13 @@ impl Service for AzureService {
             }
         };
         Ok(Authorized { url: self.server.url_of(&path, &query), headers })
+    }
+
+    fn discard_token(&self, sent: Timestamp) -> bool {
+        match &self.source {
+            CredentialSource::Identity(_, cache) => cache.discard(sent),
+            CredentialSource::File(..) => false,
+        }
     }
 
     fn parse_error(&self, headers: &HeaderMap, body: &[u8]) -> ErrorDocument {
@@ -104,7 +105,16 @@ impl Service for AzureService {
     }
 
     fn advice(&self, code: &str) -> &'static str {
+        let has_identity = matches!(self.source, CredentialSource::Identity(..));
         match code {
+            "AuthenticationFailed" | "InvalidAuthenticationInfo" if has_identity => {
+                "the account does not accept the token of the identity: it must be in a subscription of the identity's tenant, \
+                 and be reached over https"
+            }
+            "AuthorizationPermissionMismatch" if has_identity => {
+                "give the identity the role Storage Blob Data Contributor on the container; a new role takes some minutes to \
+                 apply"
+            }
             "AuthenticationFailed" => {
                 "the key is not one of this account, or the SAS has expired or was altered; write a valid one into its file"
             }
@@ -117,7 +127,8 @@ impl Service for AzureService {
                  (sp=rcwdl) in this container; the account's network rules must allow this machine"
             }
             "KeyBasedAuthenticationNotPermitted" => {
-                "the account does not allow keys: use sas-file with a user delegation SAS"
+                "the account does not allow keys: use managed-identity, federated-token-file, or sas-file with a user \
+                 delegation SAS"
             }
             "ContainerNotFound" | "ContainerDisabled" => {
                 "create the container, or correct account, container or endpoint"

@@ -100,15 +100,22 @@ impl Client {
         &*self.service
     }
 
-    /// Sends a request up to [`ATTEMPTS`] times, or up to [`STALLED_ATTEMPTS`] times if the server does not answer. The
-    /// server's own error is an [`RequestError`].
+    /// Sends a request up to [`ATTEMPTS`] times, or up to [`STALLED_ATTEMPTS`] times if the server does not answer. If the
+    /// server does not accept the access token, the request is sent once more with a new one. The server's own error is an
+    /// [`RequestError`].
     pub fn send(&self, request: &Request<'_>) -> Result<Response> {
         let mut attempts = 1;
+        let mut may_renew = true;
         loop {
-            let error = match self.attempt(request, OnSignal::Stop)? {
+            let now = self.clock.now();
+            let error = match self.attempt(request, now, OnSignal::Stop)? {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
+            if error.is_unauthorized() && may_renew && self.service.discard_token(now) {
+                may_renew = false;
+                continue;
+            }
             let limit = if error.is_stall() { STALLED_ATTEMPTS } else { ATTEMPTS };
             if attempts >= limit || !error.is_temporary() {
                 return Err(error.after_attempts(attempts).into());
@@ -121,14 +128,18 @@ impl Client {
     /// Sends a request once, even if a signal has arrived: for cleaning up. After a signal, all such requests together
     /// have less than a second.
     pub fn send_despite_interrupt(&self, request: &Request<'_>) -> Result<Response> {
-        Ok(self.attempt(request, OnSignal::CleanUp)??)
+        Ok(self.attempt(request, self.clock.now(), OnSignal::CleanUp)??)
     }
 
-    /// Sends a request once. The outer error is one that no further attempt can avoid.
-    fn attempt(&self, request: &Request<'_>, on_signal: OnSignal) -> Result<Result<Response, RequestError>> {
+    /// Sends a request once, at `now`. The outer error is one that no further attempt can avoid.
+    fn attempt(
+        &self,
+        request: &Request<'_>,
+        now: Timestamp,
+        on_signal: OnSignal,
+    ) -> Result<Result<Response, RequestError>> {
         let check = || if on_signal == OnSignal::Stop { interrupt::check() } else { Ok(()) };
         check()?;
-        let now = self.clock.now();
         let server = self.service.server();
         let response = self.transmit(request, now, on_signal)?;
         let received = response.and_then(|response| {

@@ -1,6 +1,6 @@
 //! The settings that all storage services share: how their server is reached, and the folder in a bucket.
 
-use super::http::{DEFAULT_STALL_TIMEOUT, Http};
+use super::http::{DEFAULT_STALL_TIMEOUT, Http, login_agent};
 use super::proxy::{self, Proxies};
 use super::server::Server;
 use crate::error::Refusal;
@@ -8,6 +8,7 @@ use crate::schedule::parse_seconds;
 use anyhow::Result;
 use std::path::Path;
 use std::time::Duration;
+use ureq::Agent;
 
 /// The longest time for which a server may be silent, in seconds.
 const MAX_STALL_SECONDS: u64 = 3600;
@@ -40,6 +41,15 @@ impl ConnectionSettings<'_> {
     pub fn http(&self, server: &Server, environment: &Proxies) -> Result<Http> {
         let proxy = proxy::choose(server.host(), server.is_tls(), self.proxy, environment)?;
         Http::new(self.ca, proxy, server.is_tls(), self.silence()?)
+    }
+
+    /// Prepares requests to `server`, which gives out tokens. It is reached like the destination's server.
+    ///
+    /// # Errors
+    /// Refuses an authority or a proxy that cannot be used.
+    pub fn login_agent(&self, server: &Server, environment: &Proxies) -> Result<Agent> {
+        let proxy = proxy::choose(server.host(), server.is_tls(), self.proxy, environment)?;
+        login_agent(self.ca, proxy, server.is_tls())
     }
 
     /// Returns whether requests go through a proxy of the environment that requires a login.

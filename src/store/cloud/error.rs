@@ -203,6 +203,11 @@ impl RequestError {
         (400..500).contains(&self.status) && !self.is_page && !self.is_temporary()
     }
 
+    /// Returns whether the server did not accept the access token of the request.
+    pub(in crate::store) fn is_unauthorized(&self) -> bool {
+        self.status == 401
+    }
+
     /// Returns whether the server gave this code.
     pub(in crate::store) fn has_code(&self, code: &str) -> bool {
         self.code == code

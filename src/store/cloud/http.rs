@@ -28,6 +28,8 @@ const JOINING: u32 = 5;
 /// The longest time for one request. Within it, eight mebibytes arrive even at three kilobytes per second, and a
 /// server that sends a byte now and then cannot hold a run for ever.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3600);
+/// The longest time for a request for a token.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The number of idle connections that are kept: one for each thread that sends requests.
 const MAX_IDLE_CONNECTIONS: usize = 16;
 /// The files in which Debian and Ubuntu, and Fedora, keep the certificate authorities that they trust.
@@ -56,7 +58,7 @@ impl Http {
         tls: bool,
         stall_timeout: Duration,
     ) -> Result<Self> {
-        let config = config(ca, proxy, tls, stall_timeout)?;
+        let config = config(ca, proxy, tls, (stall_timeout, REQUEST_TIMEOUT))?;
         Ok(Self {
             agent: transport::agent(config.clone(), OnSignal::Stop),
             cleaning_agent: transport::agent(config, OnSignal::CleanUp),
@@ -99,11 +101,25 @@ impl Http {
     }
 }
 
+/// Makes an agent for requests to a server that gives out tokens, over connections as those of [`Http::new`].
+///
+/// # Errors
+/// Fails as [`Http::new`] does.
+pub(in crate::store) fn login_agent(
+    ca: Option<&Path>,
+    proxy: Option<ureq::Proxy>,
+    tls: bool,
+) -> Result<Agent> {
+    let config = config(ca, proxy, tls, (LOGIN_TIMEOUT, LOGIN_TIMEOUT))?;
+    Ok(transport::agent(config, OnSignal::Stop))
+}
+
+/// Returns the configuration of an agent. The two timeouts are those of a server that is silent, and of a request.
 fn config(
     ca: Option<&Path>,
     proxy: Option<ureq::Proxy>,
     tls: bool,
-    stall_timeout: Duration,
+    (stall_timeout, request_timeout): (Duration, Duration),
 ) -> Result<Config> {
     let config = Agent::config_builder()
         .proxy(proxy)
@@ -116,7 +132,7 @@ fn config(
         .timeout_per_read(Some(stall_timeout))
         .timeout_per_write(Some(stall_timeout))
         .timeout_recv_response(Some(stall_timeout))
-        .timeout_per_call(Some(REQUEST_TIMEOUT))
+        .timeout_per_call(Some(request_timeout))
         .max_idle_connections(MAX_IDLE_CONNECTIONS)
         .max_idle_connections_per_host(MAX_IDLE_CONNECTIONS);
     if !tls {
@@ -235,7 +251,6 @@ pub(in crate::store) fn describe_error(error: &ureq::Error) -> (Cause, String) {
         ureq::Error::ConnectProxyFailed(reason) => {
             (Cause::Other, format!("the proxy refused the connection: {reason}"))
         }
-        ureq::Error::StatusCode(status) => (Cause::Other, format!("it returned status {status}")),
         ureq::Error::Protocol(_) => (Cause::Other, "the server's answer is not HTTP".to_owned()),
         ureq::Error::Io(error) if error.kind() == ErrorKind::UnexpectedEof => {
             (Cause::HungUp, "the server closed the connection without an answer".to_owned())

@@ -1,13 +1,14 @@
 //! Files that contain the access to a storage service.
 //!
-//! Must never read one that users other than root can read, or put its content into a message.
+//! Must never read one that users other than root can change, or put its content into a message. Other users can read
+//! only those files that another program replaces.
 
 use crate::error::Refusal;
 use crate::system::durable::read_small_text;
 use crate::system::secret::Secret;
-use crate::system::trust;
+use crate::system::trust::{self, Distrust};
 use anyhow::Result;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A file with a secret.
 pub(in crate::store) struct SecretFile<'a> {
@@ -37,11 +38,26 @@ impl SecretFile<'_> {
 /// # Errors
 /// Refuses a file that other users can read, or that does not exist.
 pub(in crate::store) fn read_secret(file: &SecretFile<'_>) -> Result<Secret, Refusal> {
-    let next = || format!("create it with mode 0600 and {} in it", file.content);
-    trust::check_secret(file.path).map_err(|distrust| match distrust.is_missing() {
-        true => file.refuse(&format!("cannot be used: {distrust}"), next()),
+    let next = format!("create it with mode 0600 and {} in it", file.content);
+    read(file, trust::check_secret(file.path), &next)
+}
+
+/// Reads a short-lived secret that another program writes and replaces. Kubernetes gives the token of a pod mode 0644, unless
+/// the pod sets a user.
+///
+/// # Errors
+/// Refuses a file that other users can change, or that does not exist.
+pub(in crate::store) fn read_replaced_secret(file: &SecretFile<'_>) -> Result<Secret, Refusal> {
+    let next =
+        format!("ls -l {}; the program that provides {} must write it", file.path.display(), file.content);
+    read(file, trust::check(file.path), &next)
+}
+
+fn read(file: &SecretFile<'_>, checked: Result<PathBuf, Distrust>, next: &str) -> Result<Secret, Refusal> {
+    checked.map_err(|distrust| match distrust.is_missing() {
+        true => file.refuse(&format!("cannot be used: {distrust}"), next.to_owned()),
         false => distrust.refusal(file.what),
     })?;
     let text = read_small_text(file.path);
-    text.map(Secret::new).map_err(|error| file.refuse(&format!("cannot be read: {error}"), next()))
+    text.map(Secret::new).map_err(|error| file.refuse(&format!("cannot be read: {error}"), next.to_owned()))
 }

@@ -22,6 +22,12 @@ pub(in crate::store) trait Service: Debug + Send + Sync {
     /// Fails if there is no valid access key.
     fn authorize(&self, request: &Request<'_>, now: Timestamp) -> Result<Authorized>;
 
+    /// Discards the access token of a request that was sent at `sent`, because the server refused it. Returns whether the
+    /// request may be repeated with another one.
+    fn discard_token(&self, _sent: Timestamp) -> bool {
+        false
+    }
+
     /// Parses the body and the headers of an error.
     fn parse_error(&self, headers: &HeaderMap, body: &[u8]) -> ErrorDocument;
 

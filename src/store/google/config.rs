@@ -20,7 +20,10 @@ pub struct GoogleConfig {
     #[serde(default)]
     pub folder: String,
     /// The file with the key of a service account, as Google's console writes it.
-    pub credentials_file: PathBuf,
+    pub credentials_file: Option<PathBuf>,
+    /// Whether to use the service account of this machine.
+    #[serde(default)]
+    pub instance_service_account: bool,
     /// The server's URL. The default is Google's.
     pub endpoint: Option<String>,
     /// A PEM file with the authorities to trust in place of the machine's.
@@ -58,6 +61,15 @@ impl GoogleConfig {
             ));
         }
         check_folder(&self.folder)?;
+        let access = match (&self.credentials_file, self.instance_service_account) {
+            (Some(_), true) => Some(("it has both credentials-file and instance-service-account", "remove")),
+            (None, false) => Some(("it has no access to the bucket", "set")),
+            _ => None,
+        };
+        if let Some((reason, verb)) = access {
+            let next = format!("{verb} credentials-file or instance-service-account: true");
+            return Err(Refusal::new(reason, next));
+        }
         self.connection().check(&self.server()?)
     }
 
@@ -105,6 +117,11 @@ mod tests {
             ("{bucket: backups, credentials-file: /k, folder: a/../b}", "write folder: a/b"),
             ("{bucket: backups, credentials-file: /k, endpoint: 'http://a'}", "plain http"),
             ("{bucket: backups, credentials-file: /k, proxy: 'ftp://a'}", "proxy"),
+            ("{bucket: backups}", "it has no access to the bucket"),
+            (
+                "{bucket: backups, credentials-file: /k, instance-service-account: true}",
+                "both credentials-file and instance-service-account",
+            ),
         ] {
             let refusal =
                 serde_yaml::from_str::<GoogleConfig>(text).unwrap().check().unwrap_err().to_string();
@@ -114,5 +131,8 @@ mod tests {
             serde_yaml::from_str("{bucket: backups, credentials-file: /k, folder: /etcd/}").unwrap();
         config.check().unwrap();
         assert_eq!(config.url(), "gs://backups/etcd/");
+        let config: GoogleConfig =
+            serde_yaml::from_str("{bucket: backups, instance-service-account: true}").unwrap();
+        config.check().unwrap();
     }
 }

@@ -1,9 +1,11 @@
-//! The key of a service account, and the tokens that it signs.
+//! The source of tokens: the key of a service account, which signs them, or the metadata server.
 //!
 //! Google accepts a token that the account signs itself ("self-signed JWT", AIP-4111), so that no other server is asked
 //! for one. A secret is never printed, and never read from a file that other users can read.
 
+use super::instance::InstanceServiceAccount;
 use crate::error::Refusal;
+use crate::store::cloud::access_token::AccessToken;
 use crate::store::cloud::secret_file::{SecretFile, read_secret};
 use crate::system::secret::Secret;
 use anyhow::{Result, anyhow, ensure};
@@ -12,15 +14,39 @@ use graviola::signing::rsa::SigningKey;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use ureq::tls::PrivateKey;
 
 /// What a token allows: to read and write objects.
 const SCOPE: &str = "https://www.googleapis.com/auth/devstorage.read_write";
 /// How long a token is valid: Google's limit.
-pub(super) const LIFETIME: SignedDuration = SignedDuration::from_hours(1);
+const LIFETIME: SignedDuration = SignedDuration::from_hours(1);
 /// The kind of key that is supported.
 const SERVICE_ACCOUNT: &str = "service_account";
+
+/// The source of tokens.
+#[derive(Debug)]
+pub(super) enum TokenSource {
+    /// The file with the key of a service account.
+    Key(PathBuf),
+    /// The service account of this machine.
+    Instance(InstanceServiceAccount),
+}
+
+impl TokenSource {
+    /// Returns a token for requests from `now` on.
+    ///
+    /// # Errors
+    /// Refuses a file that cannot be used, and fails if the metadata server gives no token.
+    pub fn token(&self, now: Timestamp) -> Result<AccessToken> {
+        match self {
+            Self::Key(path) => {
+                Ok(AccessToken { secret: ServiceAccount::read(path)?.token(now)?, end: now + LIFETIME })
+            }
+            Self::Instance(account) => account.token(now),
+        }
+    }
+}
 
 /// The file of a key as Google's console writes it.
 #[derive(Deserialize)]

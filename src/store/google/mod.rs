@@ -6,6 +6,7 @@
 
 mod config;
 mod credentials;
+mod instance;
 mod listing;
 mod object;
 mod protocol;

@@ -1,6 +1,8 @@
 //! Google Cloud Storage as a [`Protocol`].
 
 use super::config::GoogleConfig;
+use super::credentials::TokenSource;
+use super::instance::InstanceServiceAccount;
 use super::listing;
 use super::object;
 use super::service::{GoogleService, UPLOAD_TYPE};
@@ -9,6 +11,7 @@ use crate::progress::Sink;
 use crate::store::cloud::bucket::Bucket;
 use crate::store::cloud::client::Client;
 use crate::store::cloud::connection::in_destination;
+use crate::store::cloud::metadata::MetadataServices;
 use crate::store::cloud::object::ObjectHead;
 use crate::store::cloud::protocol::{Protocol, Upload};
 use crate::store::cloud::proxy::Proxies;
@@ -27,17 +30,34 @@ struct GoogleProtocol;
 ///
 /// # Errors
 /// Refuses a configuration that cannot be used.
-pub fn open(name: &str, config: &GoogleConfig, proxies: &Proxies, clock: Clock) -> Result<Bucket> {
-    prepare(config, proxies, clock).map_err(|error| in_destination(name, error))
+pub fn open(
+    name: &str,
+    config: &GoogleConfig,
+    metadata: &MetadataServices,
+    proxies: &Proxies,
+    clock: Clock,
+) -> Result<Bucket> {
+    prepare(config, metadata, proxies, clock).map_err(|error| in_destination(name, error))
 }
 
-fn prepare(config: &GoogleConfig, proxies: &Proxies, clock: Clock) -> Result<Bucket> {
+fn prepare(
+    config: &GoogleConfig,
+    metadata: &MetadataServices,
+    proxies: &Proxies,
+    clock: Clock,
+) -> Result<Bucket> {
     config.check()?;
-    // Tokens are signed also if the server is reached without TLS.
-    processor::check("a signature for Google needs", "use a destination of another kind")?;
+    let source = match &config.credentials_file {
+        Some(file) => {
+            // Tokens are signed also if the server is reached without TLS.
+            processor::check("a signature for Google needs", "use a destination of another kind")?;
+            TokenSource::Key(file.clone())
+        }
+        None => TokenSource::Instance(InstanceServiceAccount::new(metadata)),
+    };
     let server = config.server()?;
     let http = config.connection().http(&server, proxies)?;
-    let service = GoogleService::new(server, &config.bucket, config.credentials_file.clone());
+    let service = GoogleService::new(server, &config.bucket, source);
     let client = Arc::new(Client::new(Box::new(service), http, clock));
     Ok(Bucket::new(client, Box::new(GoogleProtocol), config.prefix(), config.url()))
 }

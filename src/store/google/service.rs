@@ -1,19 +1,15 @@
 //! Google Cloud Storage as a [`Service`]: requests with a token of a service account, and errors as JSON documents.
 
-use super::credentials::{LIFETIME, ServiceAccount};
+use super::credentials::TokenSource;
+use crate::store::cloud::access_token::TokenCache;
 use crate::store::cloud::http::header;
 use crate::store::cloud::server::{Server, encode_query, encode_query_part};
 use crate::store::cloud::service::{Authorized, ErrorDocument, NamesAndValues, Request, Service};
-use crate::system::secret::Secret;
-use anyhow::{Result, bail};
-use jiff::{SignedDuration, Timestamp};
+use anyhow::Result;
+use jiff::Timestamp;
 use serde::Deserialize;
-use std::path::PathBuf;
-use std::sync::Mutex;
 use ureq::http::{HeaderMap, StatusCode};
 
-/// A token is renewed if it expires sooner than this.
-const MIN_TOKEN_LIFETIME: SignedDuration = SignedDuration::from_mins(5);
 /// The part of a query that marks a request of an upload. Such requests have another path.
 pub(super) const UPLOAD_TYPE: &str = "uploadType";
 
@@ -22,9 +18,8 @@ pub(super) const UPLOAD_TYPE: &str = "uploadType";
 pub(super) struct GoogleService {
     server: Server,
     bucket: String,
-    credentials_file: PathBuf,
-    /// The token, and when it expires.
-    token: Mutex<Option<(Secret, Timestamp)>>,
+    source: TokenSource,
+    token: TokenCache,
 }
 
 /// The JSON document of an error.
@@ -48,9 +43,9 @@ struct GoogleErrorReason {
 }
 
 impl GoogleService {
-    /// Prepares access to `bucket` with the key in a file.
-    pub fn new(server: Server, bucket: &str, credentials_file: PathBuf) -> Self {
-        Self { server, bucket: bucket.to_owned(), credentials_file, token: Mutex::new(None) }
+    /// Prepares access to `bucket` with tokens of `source`.
+    pub fn new(server: Server, bucket: &str, source: TokenSource) -> Self {
+        Self { server, bucket: bucket.to_owned(), source, token: TokenCache::default() }
     }
 
     fn path(&self, request: &Request<'_>) -> String {
@@ -60,17 +55,6 @@ impl GoogleService {
             "" => format!("/storage/v1/b/{bucket}/o"),
             key => format!("/storage/v1/b/{bucket}/o/{}", encode_query_part(key)),
         }
-    }
-
-    fn token(&self, now: Timestamp) -> Result<Secret> {
-        let Ok(mut cached) = self.token.lock() else { bail!("another thread of this program failed") };
-        if let Some((token, end)) = &*cached
-            && now.duration_until(*end) > MIN_TOKEN_LIFETIME
-        {
-            return Ok(token.clone());
-        }
-        let token = ServiceAccount::read(&self.credentials_file)?.token(now)?;
-        Ok(cached.insert((token, now + LIFETIME)).0.clone())
     }
 }
 
@@ -89,9 +73,14 @@ impl Service for GoogleService {
 
     fn authorize(&self, request: &Request<'_>, now: Timestamp) -> Result<Authorized> {
         let mut headers = request.headers.clone();
-        headers.push(("authorization", format!("Bearer {}", self.token(now)?.reveal())));
+        let token = self.token.get(now, || self.source.token(now))?;
+        headers.push(("authorization", format!("Bearer {}", token.reveal())));
         let url = self.server.url_of(&self.path(request), &encode_query(&request.query));
         Ok(Authorized { url, headers })
+    }
+
+    fn discard_token(&self, sent: Timestamp) -> bool {
+        self.token.discard(sent)
     }
 
     fn parse_error(&self, headers: &HeaderMap, body: &[u8]) -> ErrorDocument {
@@ -113,7 +102,16 @@ impl Service for GoogleService {
     }
 
     fn advice(&self, code: &str) -> &'static str {
+        let is_instance = matches!(self.source, TokenSource::Instance(_));
         match code {
+            "authError" | "unauthorized" if is_instance => {
+                "the service account of this machine is disabled or was deleted; enable it with `gcloud iam service-accounts \
+                 enable EMAIL`"
+            }
+            "forbidden" | "insufficientPermissions" if is_instance => {
+                "give the service account of this machine the role Storage Object User (roles/storage.objectUser) on the \
+                 bucket, and the machine the access scope cloud-platform, which needs a stop"
+            }
             "authError" | "unauthorized" => {
                 "the key of the service account is not valid, or was deleted; create a new one for the credentials-file"
             }
@@ -153,7 +151,7 @@ mod tests {
 
     fn error(status: u16, body: &str) -> RequestError {
         let server = Server::parse("https://storage.googleapis.com", false).unwrap();
-        let service = GoogleService::new(server, "backups", PathBuf::from("/k"));
+        let service = GoogleService::new(server, "backups", TokenSource::Key("/k".into()));
         let now = "2026-11-20T20:30:00Z".parse().unwrap();
         RequestError::from_response(&service, status, &HeaderMap::new(), body.as_bytes(), now)
     }
@@ -186,7 +184,7 @@ mod tests {
     #[test]
     fn only_an_upload_may_be_incomplete() {
         let server = Server::parse("https://storage.googleapis.com", false).unwrap();
-        let service = GoogleService::new(server, "backups", PathBuf::from("/k"));
+        let service = GoogleService::new(server, "backups", TokenSource::Key("/k".into()));
         let request = |query| Request { method: "PUT", key: "a/b c", query, ..Request::default() };
         let (upload, other) = (request(vec![(UPLOAD_TYPE, "resumable".to_owned())]), request(Vec::new()));
         assert!(service.is_success(&upload, StatusCode::PERMANENT_REDIRECT));

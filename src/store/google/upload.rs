@@ -157,6 +157,7 @@ fn next_byte(range: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::credentials::TokenSource;
     use super::super::service::GoogleService;
     use super::*;
     use crate::store::cloud::http::Http;
@@ -219,7 +220,7 @@ mod tests {
         file.write_all(account.to_string().as_bytes()).unwrap();
         let server = Server::parse(&format!("http://127.0.0.1:{port}"), false).unwrap();
         let http = Http::new(None, None, false, Duration::from_secs(5)).unwrap();
-        let service = GoogleService::new(server, "backups", key);
+        let service = GoogleService::new(server, "backups", TokenSource::Key(key));
         let client = Client::new(Box::new(service), http, Clock::at(Timestamp::UNIX_EPOCH));
         let mut content = tempfile::tempfile().unwrap();
         content.write_all(b"0123456789").unwrap();

@@ -4,21 +4,17 @@
 
 use crate::error::Refusal;
 use crate::store::cloud::http::describe_error;
+use crate::store::cloud::metadata::{self, MetadataServices};
 use crate::store::cloud::proxy::Proxies;
-use crate::store::cloud::transport::{self, OnSignal};
 use crate::system::durable::read_small_text;
+use crate::system::interrupt;
 use crate::system::secret::Secret;
 use crate::system::trust;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use jiff::Timestamp;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-/// The metadata service of Amazon EC2 instances.
-const METADATA_SERVICE: &str = "http://169.254.169.254";
-/// The timeout of a request. The service is link-local, so a slower response means that it does not exist.
-const METADATA_TIMEOUT: Duration = Duration::from_secs(3);
 /// The most bytes read of a response. Responses are smaller than two kilobytes.
 const MAX_METADATA: u64 = 64 << 10;
 
@@ -40,8 +36,8 @@ pub struct Credentials {
 pub struct S3Environment {
     /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`.
     pub credentials: Option<Credentials>,
-    /// `AWS_EC2_METADATA_SERVICE_ENDPOINT`, if the metadata service is not at its usual address.
-    pub metadata: Option<String>,
+    /// The metadata services that are not at their usual address.
+    pub metadata: MetadataServices,
     /// The proxies.
     pub proxies: Proxies,
 }
@@ -74,9 +70,7 @@ impl CredentialSource {
                 "remove one of them",
             )),
             (Some(file), false, _) => Ok(Self::File(file.to_owned())),
-            (None, true, _) => {
-                Ok(Self::Role(environment.metadata.clone().unwrap_or_else(|| METADATA_SERVICE.to_owned())))
-            }
+            (None, true, _) => Ok(Self::Role(environment.metadata.amazon_url())),
             (None, false, Some(credentials)) => Ok(Self::Environment(Box::new(credentials.clone()))),
             (None, false, None) => Err(Refusal::new(
                 format!("destination {name} has no access key"),
@@ -90,8 +84,11 @@ impl CredentialSource {
         match self {
             Self::File(path) => read_file(path),
             Self::Environment(credentials) => Ok(credentials.as_ref().clone()),
-            Self::Role(url) => fetch_role(url)
-                .with_context(|| format!("reading the access key of this machine's role from {url}")),
+            Self::Role(url) => {
+                let fetched = fetch_role(url);
+                interrupt::check()?;
+                fetched.with_context(|| format!("reading the access key of this machine's role from {url}"))
+            }
         }
     }
 }
@@ -149,15 +146,11 @@ fn fetch_role(url: &str) -> Result<Credentials> {
         token: String,
         expiration: Timestamp,
     }
-    let config = ureq::Agent::config_builder()
-        .proxy(None)
-        .timeout_global(Some(METADATA_TIMEOUT))
-        .max_redirects(0)
-        .build();
-    let agent = transport::agent(config, OnSignal::Stop);
-    let base = format!("{}/latest", url.trim_end_matches('/'));
+    let agent = metadata::agent();
+    let base = format!("{url}/latest");
     let text = |response: Result<ureq::http::Response<ureq::Body>, ureq::Error>| -> Result<String> {
         let mut response = response.map_err(|error| anyhow!("{}", describe_error(&error).1))?;
+        ensure!(response.status().is_success(), "it returned status {}", response.status().as_u16());
         Ok(response.body_mut().with_config().limit(MAX_METADATA).read_to_string()?)
     };
     let token = agent.put(format!("{base}/api/token")).header("x-aws-ec2-metadata-token-ttl-seconds", "300");
@@ -247,7 +240,7 @@ mod tests {
             Ok(CredentialSource::File(_))
         ));
         assert!(
-            matches!(CredentialSource::choose("a", None, true, &none), Ok(CredentialSource::Role(at)) if at == METADATA_SERVICE)
+            matches!(CredentialSource::choose("a", None, true, &none), Ok(CredentialSource::Role(at)) if at == "http://169.254.169.254")
         );
     }
 }

@@ -5,6 +5,7 @@
 //! - `command` runs our programs and keeps their output. `tools` replaces the etcd tools by stand-ins.
 //! - `unit` is a fake Juju unit, with fake hook tools.
 //! - `s3` starts a real S3 server, and a proxy that injects faults. `clouds` starts an emulator of Azure or Google.
+//! - `loopback` starts an HTTP server whose answers a test defines.
 //! - `tracer` stops a program at its system calls. `process_tracer` follows all of its children.
 //!
 //! `harness_etcd` and `unit_holds` test the harness itself.
@@ -16,6 +17,7 @@ pub mod command;
 pub mod deadlines;
 pub mod fs_util;
 mod harness_etcd;
+pub mod loopback;
 pub mod mount;
 pub mod ports;
 pub mod process_tracer;

@@ -32,7 +32,8 @@ def start(port):
     if kind == "azurite":
         words = ["node", program, "--blobHost", "127.0.0.1", "--blobPort", str(port), "--silent"]
         words += ["--inMemoryPersistence", "--disableTelemetry"]
-        words += ["--cert", certificate, "--key", private] if certificate else []
+        # Azurite accepts the tokens of identities only with TLS. It checks everything in them except for the signature.
+        words += ["--cert", certificate, "--key", private, "--oauth", "basic"] if certificate else []
         return spawn(words, environment | {"AZURITE_ACCOUNTS": f"{ACCOUNT}:{key}"}, root)
     words = [program, "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"]
     return spawn([*words, "-data", str(root), "-log-level", "error"], environment, root)

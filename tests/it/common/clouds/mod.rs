@@ -1,8 +1,11 @@
 //! A bucket of Azure or Google for tests: an emulator that others wrote. The proxy for faults is that of `s3`.
 #![allow(clippy::print_stdout, reason = "a test prints the features that an emulator lacks")]
 
+pub mod identities;
+
 use etcd_backup::inventory::Repository;
 use etcd_backup::inventory::destinations::{Destination, Destinations};
+use etcd_backup::store::cloud::MetadataServices;
 use etcd_backup::store::s3::S3Environment;
 use etcd_backup::system::clock::Clock;
 use jiff::Timestamp;
@@ -171,13 +174,16 @@ impl Server {
     pub fn settings(&self, endpoint: &str, bucket: &str, more: &str) -> String {
         let home = self.home.path().display();
         match Kind::of_this_run() {
-            Kind::Azurite if more.contains("sas-file") => format!(
+            Kind::Azurite if more.contains("sas-file") || more.contains("managed-identity") => format!(
                 "{{azure: {{account: etcdtests, container: {bucket}, folder: folder, endpoint: '{endpoint}'{more}}}}}"
             ),
             Kind::Azurite => format!(
                 "{{azure: {{account: etcdtests, container: {bucket}, folder: folder, key-file: {home}/azure-key, \
                  endpoint: '{endpoint}'{more}}}}}"
             ),
+            Kind::Gcs if more.contains("instance-service-account") => {
+                format!("{{google: {{bucket: {bucket}, folder: folder, endpoint: '{endpoint}'{more}}}}}")
+            }
             Kind::Gcs => format!(
                 "{{google: {{bucket: {bucket}, folder: folder, credentials-file: {home}/google.json, \
                  endpoint: '{endpoint}'{more}}}}}"
@@ -200,10 +206,16 @@ impl Drop for Server {
 
 /// Opens the destination with these settings.
 pub fn opened(settings: &str) -> Repository {
+    opened_with(settings, MetadataServices::default())
+}
+
+/// Opens the destination with these settings, on a machine with these metadata services.
+pub fn opened_with(settings: &str, metadata: MetadataServices) -> Repository {
     let destination: Destination = serde_yaml::from_str(settings).unwrap();
     destination.location.check().unwrap();
     let all = BTreeMap::from([("offsite".to_owned(), destination)]);
-    let destinations = Destinations::new(all, S3Environment::default(), Clock::at(Timestamp::now()));
+    let environment = S3Environment { metadata, ..S3Environment::default() };
+    let destinations = Destinations::new(all, environment, Clock::at(Timestamp::now()));
     destinations.open("offsite").unwrap()
 }
 

@@ -3,6 +3,7 @@
 
 pub mod proxy;
 
+use crate::common::loopback::{Loopback, answer};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -452,31 +453,20 @@ fn give(mut client: TcpStream, mut answer: Vec<u8>, fault: Option<Fault>) -> Opt
 /// Starts a fake of the EC2 instance metadata service on the loopback address, version 2, which requires a
 /// token. Returns the port.
 pub fn metadata_service(access_key: &str) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
     let role = format!(
         "{{\"Code\": \"Success\", \"AccessKeyId\": \"{access_key}\", \"SecretAccessKey\": \"{SECRET}\", \
          \"Token\": \"canary-token\", \"Expiration\": \"2099-01-01T00:00:00Z\"}}"
     );
-    thread::spawn(move || {
-        for client in listener.incoming().flatten() {
-            let mut reader = BufReader::new(client.try_clone().unwrap());
-            let mut head = String::new();
-            while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).unwrap_or(0) > 0 {}
-            let has_token = head.contains("x-aws-ec2-metadata-token: the-token");
-            let line = head.lines().next().unwrap_or_default();
-            let (status, body) = match line.split(' ').nth(1).unwrap_or_default() {
-                "/latest/api/token" if line.starts_with("PUT") => (200, "the-token"),
-                "/latest/meta-data/iam/security-credentials/" if has_token => (200, "the-role"),
-                "/latest/meta-data/iam/security-credentials/the-role" if has_token => (200, role.as_str()),
-                _ => (401, ""),
-            };
-            let answer = format!(
-                "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-                body.len()
-            );
-            let _ = (&client).write_all(answer.as_bytes());
+    let server = Loopback::start(move |request| {
+        let has_token = request.has("x-aws-ec2-metadata-token: the-token");
+        match request.line.as_str() {
+            "PUT /latest/api/token" => answer(200, "the-token"),
+            "GET /latest/meta-data/iam/security-credentials/" if has_token => answer(200, "the-role"),
+            "GET /latest/meta-data/iam/security-credentials/the-role" if has_token => {
+                answer(200, role.clone())
+            }
+            _ => answer(401, ""),
         }
     });
-    port
+    server.port
 }
