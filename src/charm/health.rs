@@ -1,6 +1,7 @@
 //! The status of a unit whose etcd should be serving.
 
 use super::apply::rewrite_config_without_restart;
+use super::cluster::gather::announced_voters;
 use super::etcd_config;
 use super::facts::Facts;
 use super::gather::unit_number;
@@ -20,8 +21,6 @@ use anyhow::{Context, Result};
 use std::path::Path;
 use std::time::Duration;
 
-/// The status of a unit whose member has no vote yet.
-pub const LEARNER: &str = "learner, becomes a voter when it has all data";
 /// How long an etcd that was just started may take to respond.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an etcd that has been running may take to respond.
@@ -45,8 +44,12 @@ pub fn report_own_etcd(
     };
     let timeout = if facts.is_running { RESPONSE_TIMEOUT } else { START_TIMEOUT };
     let (status, member) = health(juju, environment, &site, timeout, &next);
+    let status = match member.as_ref().filter(|answer| answer.is_learner) {
+        Some(answer) => status_of_learner(answer, facts),
+        None => status,
+    };
     if status.is_active() {
-        let member = member.or_else(|| facts.record.as_ref()?.member.clone());
+        let member = member.as_ref().map(recorded).or_else(|| facts.record.as_ref()?.member.clone());
         let served = UnitRecord { served: true, member, ..own.clone() };
         if facts.record.as_ref() != Some(&served) {
             served.write(&open_data_dir(&facts.data_dir)?.context("the data directory does not exist")?)?;
@@ -123,7 +126,7 @@ fn health(
     site: &Site,
     timeout: Duration,
     next: &str,
-) -> (Status, Option<RecordedMember>) {
+) -> (Status, Option<etcd::client::Status>) {
     let client = Client::new(site);
     let answer = client.wait_until_serving(timeout, &mut || Ok(()));
     let voters = |status: &etcd::client::Status| match status.is_learner {
@@ -140,9 +143,32 @@ fn health(
         }
         Err(error) => return (Status::blocked(&format!("etcd is not serving: {error:#}"), next), None),
     };
-    let (cluster, id) = (format!("{:x}", member.cluster_id), format!("{:x}", member.member_id));
-    let status = status_of_member(juju, environment, &member, &voters);
-    (status, Some(RecordedMember { cluster, id }))
+    (status_of_member(juju, environment, &member, &voters), Some(member))
+}
+
+/// Returns the ids of the member that has answered, for the record of this unit.
+fn recorded(member: &etcd::client::Status) -> RecordedMember {
+    RecordedMember { cluster: format!("{:x}", member.cluster_id), id: format!("{:x}", member.member_id) }
+}
+
+/// Returns the status of a unit whose member has no vote yet, with the part of the log that it has applied. The voters of other
+/// units are asked for the end of the log: a learner does not know it.
+fn status_of_learner(learner: &etcd::client::Status, facts: &Facts) -> Status {
+    let voters = announced_voters(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir);
+    let committed = voters.iter().find_map(|voter| Some(voter.status().ok()?.raft_index));
+    Status::new("waiting", describe_learner(learner.raft_applied_index, committed))
+}
+
+/// Describes a learner that has applied the entries up to `applied`, of those up to `committed`. It becomes a voter after it has
+/// almost all of them, so a learner is never at 100 %.
+fn describe_learner(applied: u64, committed: Option<u64>) -> String {
+    match committed.filter(|committed| *committed > 0) {
+        Some(committed) => {
+            let percent = u128::from(applied) * 100 / u128::from(committed);
+            format!("learner, {} % in sync", percent.min(99))
+        }
+        None => "learner, becomes a voter when it has all data".to_owned(),
+    }
 }
 
 /// Returns the status of a unit whose etcd answers.
@@ -156,7 +182,7 @@ fn status_of_member(
         stderr::print(&format!("{error:#}"));
     }
     if member.is_learner {
-        return Status::new("waiting", LEARNER);
+        return Status::new("waiting", describe_learner(0, None));
     }
     if !member.errors.is_empty() {
         let reason = format!("etcd has an alarm: {}", member.errors.join("; "));
@@ -174,6 +200,27 @@ fn status_of_member(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_status_says_how_much_of_the_log_a_learner_has() {
+        let unknown = "learner, becomes a voter when it has all data";
+        for (applied, committed, expected) in [
+            (72, Some(100), "learner, 72 % in sync"),
+            (0, Some(100), "learner, 0 % in sync"),
+            (999, Some(1000), "learner, 99 % in sync"),
+            (1, Some(3), "learner, 33 % in sync"),
+            // All of it, and more than the voter that was asked has.
+            (1000, Some(1000), "learner, 99 % in sync"),
+            (1001, Some(1000), "learner, 99 % in sync"),
+            (u64::MAX, Some(1), "learner, 99 % in sync"),
+            (u64::MAX / 2, Some(u64::MAX), "learner, 49 % in sync"),
+            // No voter answers, or it does not report its log.
+            (72, None, unknown),
+            (72, Some(0), unknown),
+        ] {
+            assert_eq!(describe_learner(applied, committed), expected, "{applied} of {committed:?}");
+        }
+    }
 
     #[test]
     fn the_status_says_how_many_members_may_fail() {

@@ -14,7 +14,6 @@ use super::db_relation;
 use super::decide::Plan;
 use super::facts::Facts;
 use super::gather::runs_old_config;
-use super::health::LEARNER;
 use super::hook::Hook;
 use super::listening::own_client;
 use super::report::status_of_error;
@@ -192,15 +191,18 @@ fn with_authorities(facts: &Facts, data: UnitData) -> UnitData {
 fn status_of_change(change: &Change, error: &anyhow::Error) -> Option<Status> {
     match change {
         Change::Promote(_) => None,
-        Change::PromoteSelf(_) => Some(match MembershipRefusal::from_error(error) {
-            Some(refusal) if refusal.is_temporary() => Status::new("waiting", LEARNER),
-            _ => status_of_error(error, "becoming a voter"),
-        }),
+        // The status of a learner says how far it is.
+        Change::PromoteSelf(_) if is_temporary(error) => None,
+        Change::PromoteSelf(_) => Some(status_of_error(error, "becoming a voter")),
         Change::Move(..) => Some(status_of_error(error, "changing the URL for peers")),
         Change::Remove(_, unit) => {
             Some(status_of_error(error, &format!("removing the member of {unit}, which is gone")))
         }
     }
+}
+
+fn is_temporary(error: &anyhow::Error) -> bool {
+    MembershipRefusal::from_error(error).is_some_and(MembershipRefusal::is_temporary)
 }
 
 fn log(juju: &Juju, change: &Change) {

@@ -22,6 +22,10 @@ pub struct Status {
     pub has_leader: bool,
     /// Whether it is a learner.
     pub is_learner: bool,
+    /// The index of the last entry of the log of changes that it knows to be committed.
+    pub raft_index: u64,
+    /// The index of the last entry that it has applied to its data.
+    pub raft_applied_index: u64,
     /// Its alarms and other problems, in etcd's words.
     pub errors: Vec<String>,
 }
@@ -59,6 +63,10 @@ struct StatusBody {
     #[serde(default)]
     is_learner: bool,
     #[serde(default)]
+    raft_index: u64,
+    #[serde(default)]
+    raft_applied_index: u64,
+    #[serde(default)]
     errors: Vec<String>,
 }
 
@@ -80,6 +88,8 @@ impl From<StatusAnswer> for Status {
             db_in_use: status.db_size_in_use,
             has_leader: status.leader != 0,
             is_learner: status.is_learner,
+            raft_index: status.raft_index,
+            raft_applied_index: status.raft_applied_index,
             errors: status.errors,
         }
     }
@@ -141,6 +151,7 @@ mod tests {
         let answer: Vec<StatusAnswer> = serde_json::from_str(text).unwrap();
         let status = Status::from(answer.into_iter().next().unwrap());
         assert_eq!((status.cluster_id, status.revision), (16513419239228564786, 6));
+        assert_eq!((status.raft_index, status.raft_applied_index), (4, 0));
         assert!(!status.has_leader && !status.is_learner);
         assert_eq!(status.errors, ["etcdserver: no leader"]);
     }

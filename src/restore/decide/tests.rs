@@ -40,6 +40,8 @@ fn serving(revision: i64, members: Vec<Member>) -> ExistingData {
         db_in_use: 16384,
         has_leader: true,
         is_learner: false,
+        raft_index: 9,
+        raft_applied_index: 9,
         errors: Vec::new(),
     };
     ExistingData::Served { status, members }

@@ -123,6 +123,8 @@ mod tests {
             db_in_use: 16384,
             has_leader: true,
             is_learner: false,
+            raft_index: 9,
+            raft_applied_index: 9,
             errors: Vec::new(),
         };
         ExistingData::Served { status, members: Vec::new() }

@@ -28,6 +28,8 @@ fn served(number: u64, is_learner: bool) -> Served {
         db_in_use: 0,
         has_leader: true,
         is_learner,
+        raft_index: 9,
+        raft_applied_index: 9,
         errors: Vec::new(),
     };
     Served { status, heir_of: BTreeSet::new() }
