@@ -9,6 +9,7 @@ fn main() -> ExitCode {
     match cli::called_as().as_str() {
         "dispatch" => charm::dispatch(),
         "reconcile" => charm::run_hook(),
+        "serve-metrics" => charm::serve_metrics(),
         name => cli::run(name),
     }
 }

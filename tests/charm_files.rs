@@ -63,10 +63,14 @@ fn metadata_has_the_second_format() {
     assert!(metadata["summary"].as_str().unwrap().len() <= 200);
     assert_eq!(metadata["peers"]["cluster"]["interface"], "etcd");
     assert_eq!(names(&metadata["requires"]), ["certificates", "s3-parameters"].map(str::to_owned).into());
-    assert_eq!(names(&metadata["provides"]), ["db", "nrpe-external-master"].map(str::to_owned).into());
+    assert_eq!(
+        names(&metadata["provides"]),
+        ["cos-agent", "db", "nrpe-external-master"].map(str::to_owned).into()
+    );
     for (kind, endpoint, interface) in [
         ("requires", "certificates", "tls-certificates"),
         ("requires", "s3-parameters", "s3"),
+        ("provides", "cos-agent", "cos_agent"),
         ("provides", "db", "etcd"),
         ("provides", "nrpe-external-master", "nrpe-external-master"),
     ] {

@@ -25,6 +25,7 @@ pub mod name;
 mod pack;
 pub mod tail;
 mod unpack;
+pub mod xz;
 mod zip;
 
 pub use bundle::bundle;

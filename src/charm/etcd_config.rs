@@ -86,6 +86,8 @@ pub fn render(options: &Options, member: &Member) -> Result<String> {
     put("auto-compaction-mode", json!("periodic"));
     put("auto-compaction-retention", json!(options.auto_compaction_retention));
     put("logger", json!("zap"));
+    // Serves only /metrics and /health (etcd, server/embed/etcd.go, `serveMetrics`).
+    put("listen-metrics-urls", json!(format!("http://127.0.0.1:{}", options.metrics.etcd)));
     if let Some(count) = options.snapshot_count {
         put("snapshot-count", json!(count));
     }
@@ -199,11 +201,13 @@ pub fn environment_file(config_file: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::charm::cos_relation::MetricsPorts;
 
     fn options() -> Options {
         Options {
             port: 2379,
             management_port: 2380,
+            metrics: MetricsPorts { etcd: 2381, backups: 2382 },
             channel: "3.4/stable".into(),
             heartbeat_interval: 100,
             election_timeout: 1000,
@@ -259,7 +263,9 @@ mod tests {
         }
         assert_eq!(map["listen-peer-urls"], "https://127.0.0.1:2380");
         assert_eq!(local_endpoint_in(&text).as_deref(), Some("https://127.0.0.1:2379"));
-        assert!(!text.contains("http:"), "{text}");
+        // Without TLS it serves metrics only, and on loopback only.
+        assert_eq!(map["listen-metrics-urls"], "http://127.0.0.1:2381");
+        assert_eq!(text.matches("http:").count(), 1, "{text}");
     }
 
     #[test]

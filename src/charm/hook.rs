@@ -4,7 +4,8 @@ use crate::commands::Environment;
 use std::ffi::OsStr;
 
 /// The endpoints in `metadata.yaml` whose hooks the charm runs.
-const RELATIONS: [&str; 5] = ["cluster", "certificates", "db", "nrpe-external-master", "s3-parameters"];
+const RELATIONS: [&str; 6] =
+    ["cluster", "certificates", "cos-agent", "db", "nrpe-external-master", "s3-parameters"];
 
 /// A hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +91,7 @@ mod tests {
                 Some(Hook::Install),
             ),
             (&[("JUJU_HOOK_NAME", "config-changed")], Some(Hook::ConfigChanged)),
+            (&[("JUJU_HOOK_NAME", "cos-agent-relation-created")], Some(Hook::Update)),
             (&[("JUJU_DISPATCH_PATH", "hooks/cluster-relation-departed")], Some(Hook::Update)),
             (&[("JUJU_DISPATCH_PATH", "hooks/data-storage-attached")], Some(Hook::StorageAttached)),
             (&[("JUJU_DISPATCH_PATH", "hooks/s3-parameters-relation-broken")], Some(Hook::Update)),

@@ -2,6 +2,7 @@
 //!
 //! Must never correct a value: an invalid option is reported by name, and etcd keeps running as it is.
 
+use super::cos_relation::MetricsPorts;
 use crate::error::Refusal;
 use serde_json::{Map, Value};
 
@@ -15,6 +16,8 @@ pub struct Options {
     pub port: u16,
     /// The port for other members.
     pub management_port: u16,
+    /// The ports of metrics on loopback.
+    pub metrics: MetricsPorts,
     /// The channel of the snap.
     pub channel: String,
     /// Time between heartbeats, in milliseconds.
@@ -38,6 +41,7 @@ impl Options {
         let parsed = Self {
             port: port(options, "port", lowest_port)?,
             management_port: port(options, "management-port", lowest_port)?,
+            metrics: metrics_ports(options, lowest_port)?,
             channel: text(options, "channel", "TRACK/RISK, such as 3.4/stable", is_channel)?,
             heartbeat_interval: number(options, "heartbeat-interval", 1, MAX_ELECTION_TIMEOUT / 5)?,
             election_timeout: number(options, "election-timeout", 1, MAX_ELECTION_TIMEOUT)?,
@@ -54,12 +58,28 @@ impl Options {
             let given = parsed.port.to_string();
             return Err(refusal("management-port", &given, "different from the option port"));
         }
+        let MetricsPorts { etcd, backups } = parsed.metrics;
+        if etcd == backups
+            || [parsed.port, parsed.management_port].iter().any(|port| [etcd, backups].contains(port))
+        {
+            let form = "a port that, like the next one, is neither port nor management-port";
+            return Err(refusal("metrics-port", &etcd.to_string(), form));
+        }
         if parsed.election_timeout < 5 * parsed.heartbeat_interval {
             let least = format!("at least five times heartbeat-interval, {}", 5 * parsed.heartbeat_interval);
             return Err(refusal("election-timeout", &parsed.election_timeout.to_string(), &least));
         }
         Ok(parsed)
     }
+}
+
+/// Returns the ports of metrics in the output of `config-get`.
+///
+/// # Errors
+/// If the option is not a port.
+pub fn metrics_ports(options: &Map<String, Value>, lowest_port: u16) -> Result<MetricsPorts, Refusal> {
+    let etcd = port(options, "metrics-port", lowest_port)?;
+    Ok(MetricsPorts { etcd, backups: etcd.saturating_add(1) })
 }
 
 fn nonzero(number: u64) -> Option<u64> {
@@ -172,6 +192,7 @@ mod tests {
                 vec![json!(0), json!(80), json!(1023), json!(65536), json!(-1), json!("2379"), json!(1.5)],
             ),
             ("management-port", vec![json!(0), json!(1023), json!(2379)]),
+            ("metrics-port", vec![json!(0), json!(1023), json!(2378), json!(2380), json!(65535)]),
             (
                 "channel",
                 vec![json!(""), json!("stable; rm"), json!("--classic"), json!("3.4"), json!("a/b/c/d")],
@@ -206,6 +227,7 @@ mod tests {
         for (name, value) in [
             ("port", json!(65535)),
             ("port", json!(1024)),
+            ("metrics-port", json!(65534)),
             ("channel", json!("edge")),
             ("channel", json!("3.4/candidate/fix-1")),
             ("election-timeout", json!(50_000)),

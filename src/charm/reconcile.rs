@@ -7,6 +7,7 @@ use super::backup_settings::{self, Ownership};
 use super::certificates::CertificateNames;
 use super::cluster::facts::ClusterFacts;
 use super::cluster::gather::PEER_ENDPOINT;
+use super::cos_relation::{self, Topology};
 use super::db_relation::CLIENT_ENDPOINT;
 use super::decide::{self, Step, decide};
 use super::facts::Facts;
@@ -14,13 +15,15 @@ use super::gather;
 use super::health;
 use super::hook::Hook;
 use super::members::HookEnd;
+use super::metrics_server;
 use super::nrpe_relation;
+use super::options::metrics_ports;
 use super::report::status_of_error;
 use super::restore_state::{self, RestoreState, lock_data, recover_restore, wait_for_data};
 use super::tls_relation::{self, Destination, TlsRelation};
 use super::unit_record::UnitRecord;
 use crate::cli::for_unit;
-use crate::commands::{Environment, check, now, schedule};
+use crate::commands::{Environment, announce_schedule, check, now, schedule};
 use crate::etcd::client::MembershipRefusal;
 use crate::etcd::site::Site;
 use crate::exchange::DataDir;
@@ -28,7 +31,7 @@ use crate::juju::{Juju, Status};
 use crate::settings::charm_file;
 use crate::system::proxy;
 use crate::system::stderr;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -78,11 +81,17 @@ impl HookRun<'_> {
     fn status(&self) -> Status {
         let status = self.reconcile().unwrap_or_else(|error| status_of_error(&error, "running the hook"));
         let status = self.reconcile_timer(self.report_unreported_action(status));
-        self.reconcile_nrpe();
-        match self.environment.unit.as_deref() {
-            Some(unit) => Status { message: for_unit(&status.message, unit), ..status },
-            None => status,
+        let Some(unit) = self.environment.unit.as_deref() else { return status };
+        // The unit works without Nagios and without an agent, so errors are only logged.
+        if let Err(error) =
+            nrpe_relation::reconcile(self.juju, unit, self.charm_dir(), self.broken_relation())
+        {
+            stderr::print(&format!("setting up the check for Nagios: {error:#}"));
         }
+        if let Err(error) = self.reconcile_agent(unit) {
+            stderr::print(&format!("setting up the metrics for an observability agent: {error:#}"));
+        }
+        Status { message: for_unit(&status.message, unit), ..status }
     }
 
     /// Gathers facts, decides, applies the plan, and returns the status of etcd and of the backup settings.
@@ -173,14 +182,27 @@ impl HookRun<'_> {
         variable("JUJU_RELATION_ID").filter(|_| is_broken)
     }
 
-    /// Announces the check of backups to Nagios. An error is only logged: the unit works without Nagios.
-    fn reconcile_nrpe(&self) {
+    /// Returns the directory of the charm, unless the unit is being removed.
+    fn charm_dir(&self) -> Option<&Path> {
         let charm_dir = self.environment.variable("JUJU_CHARM_DIR").map(Path::new);
-        let charm_dir = charm_dir.filter(|_| !self.hook.removes_unit());
-        let Some(unit) = self.environment.unit.as_deref() else { return };
-        if let Err(error) = nrpe_relation::reconcile(self.juju, unit, charm_dir, self.broken_relation()) {
-            stderr::print(&format!("setting up the check for Nagios: {error:#}"));
-        }
+        charm_dir.filter(|_| !self.hook.removes_unit())
+    }
+
+    /// Gives an observability agent on this machine what it needs, and serves the metrics of backups for it.
+    fn reconcile_agent(&self, unit: &str) -> Result<()> {
+        let relations = cos_relation::relations(self.juju, self.broken_relation())?;
+        let Some(charm_dir) = self.charm_dir().filter(|_| !relations.is_empty()) else {
+            return metrics_server::remove();
+        };
+        let ports = metrics_ports(&self.juju.config()?, 1)?;
+        let variable = |name: &str| {
+            let value = self.environment.variable(name).and_then(OsStr::to_str);
+            value.with_context(|| format!("{name} is not set"))
+        };
+        let (model, model_uuid) = (variable("JUJU_MODEL_NAME")?, variable("JUJU_MODEL_UUID")?);
+        cos_relation::publish(self.juju, &relations, &Topology { model, model_uuid, unit }, ports)?;
+        metrics_server::install(charm_dir, ports.backups, self.hook)?;
+        announce_schedule(self.environment)
     }
 
     /// Reports an action that ended while the agent was gone: Juju shows it as failed. The log has the details, and the

@@ -18,6 +18,9 @@ use anyhow::Result;
 use jiff::Timestamp;
 use std::path::Path;
 
+/// The directory for an observability agent. In the charm, metrics are also written there if it exists.
+pub const CHARM_METRICS: &str = "/var/lib/etcd-backup-metrics";
+
 /// Rewrites the metrics of the archives in `home`. Returns the reason if that failed: it is a warning and not an
 /// error.
 pub(super) fn refresh_metrics(call: &Call<'_>, home: &Dir, settings: &Settings) -> Option<String> {
@@ -26,13 +29,37 @@ pub(super) fn refresh_metrics(call: &Call<'_>, home: &Dir, settings: &Settings) 
 
 /// Rewrites the metrics of the archives in the directory `target`, which need not exist yet.
 pub(super) fn refresh_target(call: &Call<'_>, target: &Path, settings: &Settings) -> Option<String> {
-    let refresh = || {
-        settings.metrics.as_ref().map_or(Ok(()), |_| {
-            let (_, owner) = archive_owner()?;
-            refresh(&TrustedPath::open(target, owner)?.create()?, settings, call.environment, None)
-        })
-    };
-    refresh().err().map(|error| format!("{error:#}"))
+    write_target(call.environment, target, settings).err().map(|error| format!("{error:#}"))
+}
+
+/// Writes the metrics of the schedule, if there is one and the directory for the agent has no metrics yet: a schedule that never
+/// runs must be known to monitoring.
+///
+/// # Errors
+/// If the settings or the archives cannot be read, or the metrics cannot be written.
+pub fn announce_schedule(environment: &Environment) -> Result<()> {
+    if Path::new(CHARM_METRICS).join(metrics::FILE_NAME).exists() {
+        return Ok(());
+    }
+    let settings = Settings::read(environment.settings.as_deref())?;
+    match settings.schedule {
+        Some(_) => write_target(environment, &of_schedule(environment, &settings), &settings),
+        None => Ok(()),
+    }
+}
+
+fn write_target(environment: &Environment, target: &Path, settings: &Settings) -> Result<()> {
+    if directories(settings, environment).is_empty() {
+        return Ok(());
+    }
+    let (_, owner) = archive_owner()?;
+    refresh(&TrustedPath::open(target, owner)?.create()?, settings, environment, None)
+}
+
+/// Returns the directories into which metrics are written.
+fn directories<'a>(settings: &'a Settings, environment: &Environment) -> Vec<&'a Path> {
+    let for_agent = Some(Path::new(CHARM_METRICS)).filter(|dir| environment.in_charm && dir.is_dir());
+    settings.metrics.as_deref().into_iter().chain(for_agent).collect()
 }
 
 /// Writes the metrics of the archives in `home` anew. With a `folder`, lists the archives in this folder of each
@@ -43,7 +70,10 @@ pub(super) fn refresh(
     environment: &Environment,
     folder: Option<&str>,
 ) -> Result<()> {
-    let Some(directory) = &settings.metrics else { return Ok(()) };
+    let directories = directories(settings, environment);
+    if directories.is_empty() {
+        return Ok(());
+    }
     let now = now();
     let found = Found::at(home, settings, now)?;
     let scheduled = settings.schedule.as_ref().map(|_| of_schedule(environment, settings));
@@ -54,19 +84,20 @@ pub(super) fn refresh(
     let last_good = last_good(&backups).map(|run| run.started_time);
     let expected_after = |moment: Timestamp| expected_after(settings, moment).ok().flatten();
     let local = Repository::open_directory(home.path());
-    metrics::write(
-        directory,
-        &MetricsFacts {
-            target: home.path(),
-            scheduled: scheduled.as_deref(),
-            upcoming: if is_scheduled { expected_after(now) } else { None },
-            after_last_good: last_good.filter(|_| is_scheduled).and_then(expected_after),
-            usage: usage(local.and_then(|local| local.map(|local| local.usage("")).transpose())),
-            results: &found.results,
-            destinations: &destinations(&found, settings, environment, folder),
-            backups,
-        },
-    )
+    let facts = MetricsFacts {
+        target: home.path(),
+        scheduled: scheduled.as_deref(),
+        upcoming: if is_scheduled { expected_after(now) } else { None },
+        after_last_good: last_good.filter(|_| is_scheduled).and_then(expected_after),
+        usage: usage(local.and_then(|local| local.map(|local| local.usage("")).transpose())),
+        results: &found.results,
+        destinations: &destinations(&found, settings, environment, folder),
+        backups,
+    };
+    // A directory that is full or missing must not keep the metrics from the other one.
+    let written: Vec<Result<()>> =
+        directories.into_iter().map(|directory| metrics::write(directory, &facts)).collect();
+    written.into_iter().collect()
 }
 
 fn usage(counted: Result<Option<(usize, u64)>>) -> Usage {

@@ -29,6 +29,7 @@ pub mod upload;
 mod v2_keys;
 
 pub use environment::{Environment, now};
+pub use metrics::{CHARM_METRICS, announce_schedule};
 
 use crate::archive::age::Identities;
 use crate::error::{ActionError, Refusal, Subcommand, quoted};

@@ -97,6 +97,7 @@ class Application:
             "JUJU_AGENT_SOCKET_ADDRESS": str(self.agent / "agent.socket"),
             "JUJU_AGENT_SOCKET_NETWORK": "unix",
             "JUJU_UNIT_NAME": f"{self.name}/0",
+            "JUJU_MODEL_NAME": "test",
             "JUJU_MODEL_UUID": "6f1b2c3d-0b6c-4a5e-8f5a-1d2e3f405162",
             "JUJU_DISPATCH_PATH": path,
             "PATH": f"{self.home / 'tools'}:/usr/sbin:/usr/bin:/sbin:/bin",

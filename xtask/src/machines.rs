@@ -16,6 +16,7 @@ mod hook_tools;
 mod interrupted_install;
 mod load;
 pub mod machine;
+mod monitoring;
 mod outcome;
 mod package;
 mod pod;
@@ -76,6 +77,7 @@ const SCENARIOS: &[Scenario] = &[
     ("scaling: signing requests, renewal and a new CA on 1 unit under load", signing::one_unit),
     ("scaling: a new CA on 3 units under load", signing::three_units),
     ("documents: every command, typed", documents::typed),
+    ("monitoring: an observability agent reads metrics", monitoring::agent),
     ("schedule: a timer, from installation to removal", schedule::life),
     ("package: installed, used and removed", package::life),
     ("charm: from an empty Debian to a restored etcd", charm::life),

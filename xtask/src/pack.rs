@@ -5,6 +5,8 @@
 mod elf;
 mod programs;
 
+pub use programs::links;
+
 use std::fs::{self, File};
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};

@@ -16,7 +16,7 @@ fn own_config(text: &str) -> String {
 /// The facts of a unit that is serving, as the charm set it up.
 fn serving() -> Facts {
     let options = json!({
-        "port": 2379, "management-port": 2380, "channel": "stable", "heartbeat-interval": 100,
+        "port": 2379, "management-port": 2380, "metrics-port": 2381, "channel": "stable", "heartbeat-interval": 100,
         "election-timeout": 1000, "snapshot-count": 0, "quota-backend-bytes": 0, "auto-compaction-retention": "0",
     });
     Facts {

@@ -16,7 +16,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// The name of the file. The node exporter reads only names that end in `.prom`, and so not the temporary file.
-const FILE_NAME: &str = "etcd_backup.prom";
+pub const FILE_NAME: &str = "etcd_backup.prom";
 
 /// The longest time to wait for another run that is writing the file.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);

@@ -350,7 +350,7 @@ fn sources(machine: &Machine, line: &str) -> Result<()> {
 /// Copies the packages to the machine and makes apt use them: a machine has no network.
 pub(super) fn offer_packages(machine: &Machine) -> Result<()> {
     let mut index = String::new();
-    for deb in packages()? {
+    for deb in downloaded("debs", &etcd::PACKAGES)? {
         let name = deb.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let bytes = fs::read(&deb)?;
         let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -363,15 +363,17 @@ pub(super) fn offer_packages(machine: &Machine) -> Result<()> {
     sources(machine, "file:/srv/debs ./")
 }
 
-/// Returns the packages for the machines' Debian. They are downloaded once.
-fn packages() -> Result<Vec<PathBuf>> {
+/// Returns packages for the machines' Debian, which are kept in a directory `NAME-RELEASE`. They are downloaded once.
+pub(super) fn downloaded(name: &str, packages: &[&str]) -> Result<Vec<PathBuf>> {
     let release = root::release()?;
     let dir = workspace::target_directory()?.join("machines");
-    let home = dir.join(format!("debs-{release}"));
+    let home = dir.join(format!("{name}-{release}"));
     if !home.is_dir() {
         let work_dir = tempfile::Builder::new().prefix(".fetching-").tempdir_in(&dir)?;
-        debian::download(work_dir.path(), &release, &etcd::PACKAGES)?;
-        fs::rename(work_dir.path().join("debs"), &home).context("renaming the downloaded packages")?;
+        debian::download(work_dir.path(), &release, packages)?;
+        let renamed = fs::rename(work_dir.path().join("debs"), &home);
+        // Another scenario may have downloaded them at the same time.
+        renamed.or_else(|error| if home.is_dir() { Ok(()) } else { Err(error) })?;
     }
     let found: std::io::Result<Vec<_>> = fs::read_dir(&home)?.map(|entry| Ok(entry?.path())).collect();
     found.context("reading the packages")

@@ -248,6 +248,7 @@ fn command_line(unit: &str, path: &str, variables: &[(&str, String)]) -> Vec<Str
         format!("JUJU_CONTEXT_ID={unit}-run-1"),
         "JUJU_AGENT_SOCKET_NETWORK=unix".to_owned(),
         format!("JUJU_UNIT_NAME={unit}"),
+        "JUJU_MODEL_NAME=test".to_owned(),
         "JUJU_MODEL_UUID=6f1b2c3d-0b6c-4a5e-8f5a-1d2e3f405162".to_owned(),
     ]);
     words.extend(variables.iter().map(|(name, value)| format!("{name}={value}")));

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::machine::Machine;
 use super::scenario::CHARM;
+use super::test_bed::TestBed;
 use crate::{pack, workspace};
 
 const AGENT: &str = "/var/lib/juju/agents/unit-etcd-0";
@@ -29,13 +30,33 @@ impl<'m> Unit<'m> {
     pub fn deploy(machine: &'m Machine) -> Result<Self> {
         let unit = Self::existing(machine);
         unit.upgrade()?;
+        unit.with_hook_tools()
+    }
+
+    /// Puts the programs that the tests have built on a new machine, as in a charm, and the hook tools. The charm is not packed,
+    /// which takes minutes.
+    pub fn deploy_built(machine: &'m Machine, test_bed: &TestBed) -> Result<Self> {
+        machine.copy_in(&test_bed.programs.join("etcd-backup"), &format!("{CHARM}/dispatch"))?;
+        let source = workspace::root()?;
+        for file in ["actions.yaml", "config.yaml", "metadata.yaml"] {
+            machine.copy_in(&source.join(file), &format!("{CHARM}/{file}"))?;
+        }
+        machine.run(&["mkdir", "-p", &format!("{CHARM}/bin"), &format!("{CHARM}/actions")])?;
+        for link in pack::links(&source)? {
+            machine.run(&["ln", "-s", "../dispatch", &format!("{CHARM}/{link}")])?;
+        }
+        Self::existing(machine).with_hook_tools()
+    }
+
+    fn with_hook_tools(self) -> Result<Self> {
+        let machine = self.machine;
         let tool = workspace::root()?.join("tests/it/common/hook-tool");
         for name in NAMES.lines() {
             machine.copy_in(&tool, &format!("{TOOLS}/{name}"))?;
         }
-        unit.set_other_units(&[])?;
-        unit.configure(&[])?;
-        Ok(unit)
+        self.set_other_units(&[])?;
+        self.configure(&[])?;
+        Ok(self)
     }
 
     /// Returns the unit of a machine that was rebooted.
@@ -102,6 +123,22 @@ impl<'m> Unit<'m> {
         self.check_status(name, parts).with_context(|| format!("it printed {out}"))
     }
 
+    /// Runs a hook of the relation `id`, which must succeed.
+    pub fn relation_hook(&self, name: &str, id: &str) -> Result<()> {
+        self.dispatch(&format!("hooks/{name}"), &[&format!("JUJU_RELATION_ID={id}")]).map(drop)
+    }
+
+    /// Relates the unit to the application `app`, which has set no data. `id` is the name of our endpoint and a number.
+    pub fn relate(&self, id: &str, app: &str) -> Result<()> {
+        self.machine.write(&format!("{AGENT}/relations/{id}/app"), app)?;
+        self.machine.write(&format!("{AGENT}/relations/{id}/data.json"), "{}")
+    }
+
+    /// Returns what the unit has set in the relation `id`.
+    pub fn relation_data(&self, id: &str) -> Result<Map<String, Value>> {
+        Ok(serde_json::from_str(&self.trace(&format!("relations/{id}/ours"))?)?)
+    }
+
     /// Starts a hook and does not wait for it.
     pub fn start(&self, name: &str) -> Result<Child> {
         self.machine.start(&as_strs(&self.command_line(&format!("hooks/{name}"), &[])?))
@@ -158,6 +195,7 @@ impl<'m> Unit<'m> {
             "JUJU_CONTEXT_ID=etcd/0-run-1".to_owned(),
             "JUJU_AGENT_SOCKET_NETWORK=unix".to_owned(),
             format!("JUJU_UNIT_NAME={}", self.name),
+            "JUJU_MODEL_NAME=test".to_owned(),
             "JUJU_MODEL_UUID=6f1b2c3d-0b6c-4a5e-8f5a-1d2e3f405162".to_owned(),
         ]);
         words.extend(more.iter().map(|word| (*word).to_owned()));

@@ -62,11 +62,12 @@ fn has_target(target: &str) -> Result<bool> {
     Ok(Path::new(lib.trim()).is_dir())
 }
 
-/// The other names of the program in a charm, which are links to [`ITSELF`]: one for each action, one for the hooks, and
-/// its own name for operators on the unit.
+/// The other names of the program in a charm, which are links to [`ITSELF`]: one for each action, one for the hooks, one for
+/// the server of metrics, and its own name for operators on the unit.
 pub fn links(home: &Path) -> Result<Vec<String>> {
     let text = fs::read_to_string(home.join("actions.yaml")).context("reading actions.yaml")?;
     let actions: serde_json::Map<String, serde_json::Value> = serde_yaml::from_str(&text)?;
     let actions = actions.keys().map(|name| format!("actions/{name}"));
-    Ok(actions.chain(["bin/reconcile".to_owned(), format!("bin/{PROGRAM}")]).collect())
+    let others = ["reconcile", "serve-metrics", PROGRAM].map(|name| format!("bin/{name}"));
+    Ok(actions.chain(others).collect())
 }
