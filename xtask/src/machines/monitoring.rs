@@ -38,8 +38,10 @@ pub fn agent(test_bed: &TestBed) -> Result<String> {
     let metrics = get(&machine, 2382, "/metrics")?;
     ensure!(metrics.contains("\netcd_backup_last_run_success{"), "no metrics of backups: {metrics}");
     check_listens_on_loopback_only(&machine)?;
-    let user = machine.run(&["sh", "-c", "ps -o user= -C serve-metrics; true"])?;
-    ensure!(!user.contains("root"), "the server of metrics runs as root");
+    let main_pid = ["systemctl", "show", "--value", "--property=MainPID", "etcd-backup-metrics.service"];
+    let process = format!("/proc/{}", machine.run(&main_pid)?.trim());
+    let user = machine.run(&["stat", "--format=%u", &process])?;
+    ensure!(user.trim() != "0", "the server of metrics runs as root");
 
     // The data is set once, and again only after a change.
     unit.hook("update-status", &[HEALTHY])?;
