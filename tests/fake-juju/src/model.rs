@@ -130,6 +130,13 @@ impl Model {
         self.leaders.get(app).map(String::as_str)
     }
 
+    /// Boots the machine of a unit. Juju runs `start` then.
+    pub fn boot(&mut self, name: &str) {
+        if let Some(unit) = self.units.get_mut(name) {
+            unit.progress.forget_start();
+        }
+    }
+
     /// Sets the address of a unit. Juju runs `config-changed` then.
     pub fn move_unit(&mut self, name: &str, address: &str) {
         if let Some(unit) = self.units.get_mut(name) {

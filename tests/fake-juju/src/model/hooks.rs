@@ -53,6 +53,10 @@ impl Progress {
     pub(super) fn forget_config(&mut self) {
         self.is_configured = false;
     }
+
+    pub(super) fn forget_start(&mut self) {
+        self.is_started = false;
+    }
 }
 
 impl Hook {
@@ -215,6 +219,15 @@ impl Model {
         }
         self.finish(name, hook);
         Ok(())
+    }
+
+    /// Ends a hook that failed, was killed or was refused: it has changed nothing, and is the next one again.
+    pub fn interrupt(&mut self, name: &str, hook: &Hook) {
+        match &hook.done {
+            Done::Joined(number, other) => self.see(name, *number, |joined| joined.remove(other)),
+            Done::Departed(number, other) => self.see(name, *number, |joined| joined.insert(other.clone())),
+            _ => {}
+        }
     }
 
     /// Records a hook as run. A hook that failed or was killed is not recorded, so it is the next hook again.

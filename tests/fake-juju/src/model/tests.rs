@@ -113,6 +113,32 @@ fn a_hook_stores_all_its_changes_or_none() {
 }
 
 #[test]
+fn an_interrupted_hook_is_the_next_one_again() {
+    let mut model = model();
+    settle(&mut model);
+    model.add_unit("etcd", "10.0.0.2");
+    settle(&mut model);
+    model.add_unit("etcd", "10.0.0.3");
+    for unit in ["etcd/2", "etcd/2"] {
+        run(&mut model, unit, &[]).unwrap();
+    }
+    model.remove_unit("etcd/1");
+    for event in ["departed", "joined"] {
+        let hook = model.next_hook("etcd/0").unwrap();
+        assert_eq!(hook.name, format!("cluster-relation-{event}"));
+        model.begin("etcd/0", &hook);
+        model.interrupt("etcd/0", &hook);
+        assert_eq!(model.next_hook("etcd/0").as_ref(), Some(&hook));
+        let context = model.begin("etcd/0", &hook);
+        model.commit("etcd/0", &hook, &context).unwrap();
+        assert_ne!(model.next_hook("etcd/0"), Some(hook));
+    }
+    settle(&mut model);
+    model.boot("etcd/0");
+    assert_eq!(settle(&mut model), ["etcd/0 start"]);
+}
+
+#[test]
 fn a_hook_sees_the_data_as_it_began_and_its_own_changes() {
     let mut model = model();
     settle(&mut model);
