@@ -135,7 +135,7 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
 
 /// Returns the text of etcd's configuration file. `started` is the one with which the present data was created. As long as
 /// etcd has not served, the values of that start are kept.
-fn wanted_config(
+pub(super) fn wanted_config(
     options: &Options,
     member: &Member,
     data: &DataState,
@@ -182,7 +182,7 @@ fn ask_for_members(
 }
 
 /// Returns the members in the form of the option `initial-cluster`, if they already include this unit.
-fn members_to_join(facts: &ClusterFacts) -> Option<String> {
+pub(super) fn members_to_join(facts: &ClusterFacts) -> Option<String> {
     let (members, urls) = (facts.members.as_ref()?, facts.urls.as_ref()?);
     let is_listed = members.iter().any(|member| member.peer_urls.contains(&urls.peer));
     is_listed.then(|| cluster::initial_cluster(members, &member_name(&facts.unit), &urls.peer))

@@ -1,9 +1,11 @@
 //! The status of a unit whose etcd should be serving.
 
 use super::apply::rewrite_config_without_restart;
+use super::cluster::facts::ClusterFacts;
 use super::cluster::gather::announced_voters;
 use super::etcd_config;
 use super::facts::Facts;
+use super::files::read_optional;
 use super::gather::unit_number;
 use super::report::status_of_error;
 use super::restore_state::RestoreState;
@@ -43,7 +45,8 @@ pub fn report_own_etcd(
         Err(error) => return Ok(status_of_error(&error, "looking for etcd")),
     };
     let timeout = if facts.is_running { RESPONSE_TIMEOUT } else { START_TIMEOUT };
-    let (status, member) = health(juju, environment, &site, timeout, &next);
+    let no_leader = without_majority(&facts.cluster, &facts.method.service().stop_command(), &facts.data_dir);
+    let (status, member) = health(juju, environment, &site, timeout, &next, no_leader);
     let status = match member.as_ref().filter(|answer| answer.is_learner) {
         Some(answer) => status_of_learner(answer, facts),
         None => status,
@@ -56,9 +59,11 @@ pub fn report_own_etcd(
         }
     }
     if status.is_active() && facts.data != DataState::Present {
-        // In this hook and not in the next one: the machine may boot without its data before that.
-        let config = etcd_config::with_existing_cluster(&facts.wanted_config);
-        rewrite_config_without_restart(facts.method, &config)?;
+        // In this hook and not in the next one: the machine may boot without its data before that. The file as it is, because
+        // other changes wait for a restart.
+        if let Some(text) = read_optional(facts.method.config_file())? {
+            rewrite_config_without_restart(facts.method, &etcd_config::with_existing_cluster(&text))?;
+        }
     }
     Ok(with_recovery(status, &facts.restore))
 }
@@ -75,7 +80,7 @@ pub fn report_site(
     match site {
         Ok(site) => {
             let next = format!("check the etcd that the site file {file} describes");
-            with_recovery(health(juju, environment, &site, RESPONSE_TIMEOUT, &next).0, restore)
+            with_recovery(health(juju, environment, &site, RESPONSE_TIMEOUT, &next, None).0, restore)
         }
         Err(error) => status_of_error(&error, &format!("reading the site file {file}")),
     }
@@ -119,13 +124,41 @@ fn describe_voters(voters: &Voters) -> String {
     }
 }
 
-/// Returns the status of a unit whose etcd should be serving within `timeout`, and the member that answers.
+/// Returns the status of a unit whose etcd answers without a leader, or `None` if no other unit ever had a member. `stop` is
+/// the command that stops etcd.
+///
+/// The members of units that are gone cannot be removed without a majority, and a restore is refused as long as there are
+/// several. Data that is restored from a copy of its database is that of a new cluster.
+fn without_majority(cluster: &ClusterFacts, stop: &str, data_dir: &Path) -> Option<Status> {
+    let known = cluster.application.known.iter().filter(|(unit, _)| **unit != cluster.unit);
+    let mut others = known.filter(|(_, known)| known.member.is_some()).map(|(unit, _)| unit).peekable();
+    others.peek()?;
+    let here: Vec<&str> =
+        others.filter(|unit| cluster.units.contains_key(*unit)).map(String::as_str).collect();
+    let dir = data_dir.display();
+    let next = match here.join(" ") {
+        units if units.is_empty() => format!(
+            "{stop}; mv {dir}/member PLACE; juju run UNIT restore snapshot=PLACE/snap/db allow-unhashed=true"
+        ),
+        units => format!(
+            "start etcd on {units}, and check the network; only if they are lost: juju remove-unit --force {units}"
+        ),
+    };
+    Some(Status::blocked(
+        "etcd has no leader: no majority of the members answers; a restore needs one member",
+        &next,
+    ))
+}
+
+/// Returns the status of a unit whose etcd should be serving within `timeout`, and the member that answers. If it has no
+/// leader, the status is `no_leader`.
 fn health(
     juju: &Juju,
     environment: &Environment,
     site: &Site,
     timeout: Duration,
     next: &str,
+    no_leader: Option<Status>,
 ) -> (Status, Option<etcd::client::Status>) {
     let client = Client::new(site);
     let answer = client.wait_until_serving(timeout, &mut || Ok(()));
@@ -141,7 +174,12 @@ fn health(
         Err(error) if is_permission_denied(&error) => {
             return (Status::active("etcd is serving; more is unknown without its password"), None);
         }
-        Err(error) => return (Status::blocked(&format!("etcd is not serving: {error:#}"), next), None),
+        Err(error) => {
+            let has_no_leader = || client.status().is_ok_and(|status| !status.has_leader);
+            let status = no_leader.filter(|_| has_no_leader());
+            let other = || Status::blocked(&format!("etcd is not serving: {error:#}"), next);
+            return (status.unwrap_or_else(other), None);
+        }
     };
     (status_of_member(juju, environment, &member, &voters), Some(member))
 }
@@ -200,6 +238,45 @@ fn status_of_member(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::charm::cluster::databag::{ApplicationData, KnownUnit};
+    use crate::juju::GoalUnit;
+
+    #[test]
+    fn a_unit_without_a_majority_names_the_way_to_one() {
+        let known = |number: u8| {
+            let known = KnownUnit { peer: String::new(), member: Some(number.to_string()) };
+            (format!("etcd/{number}"), known)
+        };
+        let facts = |here: &[u8], with_member: &[u8]| ClusterFacts {
+            unit: "etcd/0".into(),
+            units: here.iter().map(|number| (format!("etcd/{number}"), GoalUnit::default())).collect(),
+            application: ApplicationData {
+                known: with_member.iter().map(|number| known(*number)).collect(),
+                ..ApplicationData::default()
+            },
+            ..ClusterFacts::default()
+        };
+        let status = |here: &[u8], with_member: &[u8]| {
+            let status = without_majority(
+                &facts(here, with_member),
+                "systemctl stop etcd",
+                Path::new("/var/lib/etcd"),
+            );
+            status.map(|status| status.message)
+        };
+        let unreachable = status(&[0, 1, 2], &[0, 1, 2]).unwrap();
+        assert!(unreachable.starts_with("next: start etcd on etcd/1 etcd/2, and check"), "{unreachable}");
+        assert!(unreachable.contains("only if they are lost: juju remove-unit --force etcd/1 etcd/2"));
+        // Units that are gone cannot be started.
+        assert!(status(&[0, 2], &[0, 1, 2]).unwrap().starts_with("next: start etcd on etcd/2, and"));
+        let gone = status(&[0], &[0, 1, 2]).unwrap();
+        assert!(
+            gone.starts_with("next: systemctl stop etcd; mv /var/lib/etcd/member PLACE; juju run"),
+            "{gone}"
+        );
+        // A single member that has no leader yet has a problem of its own. A unit that joins has no member.
+        assert_eq!((status(&[0], &[0]), status(&[0, 1], &[0])), (None, None));
+    }
 
     #[test]
     fn the_status_says_how_much_of_the_log_a_learner_has() {

@@ -41,6 +41,8 @@ mod restore_state;
 mod s3_relation;
 mod signing_relation;
 mod signing_request;
+#[cfg(test)]
+mod simulation;
 mod tls_relation;
 mod unit_record;
 
