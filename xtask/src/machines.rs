@@ -17,10 +17,12 @@ mod interrupted_install;
 mod load;
 pub mod machine;
 mod monitoring;
+mod network;
 mod outcome;
 mod package;
 mod pod;
 pub mod prerequisites;
+mod random;
 mod reboot;
 mod record;
 mod restarts;
@@ -76,6 +78,7 @@ const SCENARIOS: &[Scenario] = &[
     ("scaling: options changed on 3 units under load, and data lost", restarts::in_turn),
     ("scaling: signing requests, renewal and a new CA on 1 unit under load", signing::one_unit),
     ("scaling: a new CA on 3 units under load", signing::three_units),
+    ("scaling: a random sequence", random::sequence),
     ("documents: every command, typed", documents::typed),
     ("monitoring: an observability agent reads metrics", monitoring::agent),
     ("schedule: a timer, from installation to removal", schedule::life),
@@ -107,6 +110,9 @@ Usage: cargo xtask machines [--record] [NAME...]
   NAME       run only the scenarios whose name contains NAME (default: all)
   --record   write the results to docs/explanation/machines.md and scaling.md (always done for all, and for scaling)
   --install  install the Debian packages that machines need, and exit
+
+RANDOM_SEED and RANDOM_STEPS select the sequence of `scaling: a random sequence` (default: another one each time, of
+200 steps).
 
 Scenarios:";
 

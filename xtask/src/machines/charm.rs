@@ -28,7 +28,7 @@ pub(super) fn empty(test_bed: &TestBed) -> Result<Machine> {
 
 /// The life of a unit: installation with a late network, options, snapshot and restore, a boot, an upgrade, removal.
 pub fn life(test_bed: &TestBed) -> Result<String> {
-    let mut machine = empty(test_bed)?;
+    let machine = empty(test_bed)?;
     sources(&machine, "http://127.0.0.1:9/debian stable main")?;
     let unit = Unit::deploy(&machine)?;
     unit.hook("install", &["blocked ", "installing etcd failed", "apt-get", "127.0.0.1"])?;

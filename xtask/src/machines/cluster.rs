@@ -1,9 +1,10 @@
 //! A cluster of three machines: each takes a snapshot, all refuse a restore, and a learner refuses a snapshot.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::machine::Machine;
+use super::network;
 use super::scenario;
 use super::test_bed::TestBed;
 
@@ -14,7 +15,7 @@ pub fn members(test_bed: &TestBed) -> Result<String> {
     let machines =
         [test_bed.boot_with_programs()?, test_bed.boot_with_programs()?, test_bed.boot_with_programs()?];
     let [alpha, beta, gamma] = &machines;
-    connect(&machines)?;
+    network::connect(&machines)?;
     for machine in &machines {
         machine.run(&["systemctl", "stop", "etcd.service"])?;
         machine.run(&["rm", "-rf", "/var/lib/etcd/default"])?;
@@ -76,21 +77,4 @@ fn configure(machine: &Machine, number: usize, members: usize, state: &str) -> R
              ETCD_INITIAL_CLUSTER={cluster}\nETCD_INITIAL_CLUSTER_STATE={state}\n"
         ),
     )
-}
-
-/// Creates a bridge in the first machine's network, and a cable (veth) from each other machine to it.
-pub(super) fn connect(machines: &[Machine]) -> Result<()> {
-    let [hub, others @ ..] = machines else { return Ok(()) };
-    hub.ip(&["link", "add", "hub", "type", "bridge"])?;
-    hub.ip(&["address", "add", "10.9.9.1/24", "dev", "hub"])?;
-    hub.ip(&["link", "set", "hub", "up"])?;
-    for (number, other) in others.iter().enumerate() {
-        let (here, init) = (format!("cable{number}"), other.init()?.to_string());
-        hub.ip(&["link", "add", &here, "type", "veth", "peer", "name", "cable", "netns", &init])?;
-        hub.ip(&["link", "set", &here, "master", "hub", "up"])?;
-        other.ip(&["address", "add", &format!("10.9.9.{}/24", number + 2), "dev", "cable"])?;
-        other.ip(&["link", "set", "cable", "up"])?;
-    }
-    ensure!(!others.is_empty(), "a cluster needs more than one machine");
-    Ok(())
 }

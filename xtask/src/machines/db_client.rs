@@ -60,13 +60,19 @@ impl DbClient {
         let mut urls: Vec<String> =
             addresses.iter().map(|address| format!("https://{address}:2379")).collect();
         urls.sort();
-        let units = model.units(APPLICATION);
-        let texts = units.iter().map(|unit| self.read(model, unit)).collect::<Result<Vec<_>>>()?;
-        let first = texts.first().context("there is no unit")?;
-        ensure!(texts.iter().all(|text| text == first), "the units publish different data for clients");
-        let list = first.get("connection_string").context("no data for clients is published")?;
+        let text = self.check_same(model, &model.units(APPLICATION))?.context("there is no unit")?;
+        let list = &text["connection_string"];
         ensure!(*list == urls.join(","), "clients get {list}, not {urls:?}");
-        Ok(first.clone())
+        Ok(text)
+    }
+
+    /// Checks that these units publish the same complete text. Returns it, or `None` without a unit.
+    pub fn check_same(&self, model: &Model, units: &[String]) -> Result<Option<Databag>> {
+        let texts = units.iter().map(|unit| self.read(model, unit)).collect::<Result<Vec<_>>>()?;
+        let Some(first) = texts.first() else { return Ok(None) };
+        ensure!(texts.iter().all(|text| text == first), "the units publish different data for clients");
+        ensure!(!first.is_empty(), "no data for clients is published");
+        Ok(Some(first.clone()))
     }
 
     /// Returns how often the text of a unit has changed after it was first published.

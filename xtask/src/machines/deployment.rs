@@ -2,17 +2,19 @@
 //!
 //! Knows nothing of the charm's internals: it runs `dispatch`, and reads what the hook tools were called with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Output;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use fake_juju::model::{self, Hook, Model};
 use serde_json::{Map, Value};
 
 use super::db_client::DbClient;
+use super::interrupted_install::kill_hook;
 use super::machine::Machine;
 use super::test_bed::TestBed;
 use crate::workspace;
@@ -29,27 +31,78 @@ pub trait Provider {
     fn answer(&mut self, model: &mut Model) -> Result<()>;
 }
 
+/// What happens to a unit while it runs a hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccidentKind {
+    /// The hook gets SIGKILL.
+    HookKilled,
+    /// The power of its machine fails, and comes back after the hooks of the other units have ended.
+    PowerFailure,
+    /// The next unit becomes the leader before the hook ends.
+    LeadershipLost,
+}
+
+/// An accident, and when it happens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accident {
+    /// What happens.
+    pub kind: AccidentKind,
+    /// The number of rounds of hooks before it. In each round, every unit runs at most one hook.
+    pub rounds: usize,
+    /// Chooses one of the units that run a hook in that round.
+    pub choice: usize,
+    /// How long the hook has been running.
+    pub delay: Duration,
+}
+
+/// Boots a machine after its power has failed, and connects it to its network.
+pub type Boot<'m> = Box<dyn Fn(&Machine) -> Result<()> + 'm>;
+
 /// A deployed application.
 pub struct Deployment<'m> {
     /// The model. Tests change it as an operator does.
     pub model: Model,
     machines: BTreeMap<String, &'m Machine>,
+    options: Map<String, Value>,
+    boot: Boot<'m>,
+    /// The units whose agent does not run, because its machine is off or cannot reach the controller.
+    stopped_agents: BTreeSet<String>,
     provider: Option<Box<dyn Provider + 'm>>,
+    /// The accident that will happen, if there is one.
+    pub accident: Option<Accident>,
     /// The application that uses etcd, if there is one.
     pub client: Option<DbClient>,
     /// The last status of each unit.
     pub statuses: BTreeMap<String, String>,
-    /// The hooks that have run, as `UNIT HOOK`.
+    /// The hooks that have run, as `UNIT HOOK`, with what they printed and the status that they set.
     pub hooks: Vec<String>,
 }
 
 impl<'m> Deployment<'m> {
     /// An application without units.
-    pub fn new() -> Self {
+    ///
+    /// # Errors
+    /// If the charm's options cannot be read.
+    pub fn new() -> Result<Self> {
         let mut model = Model::default();
         model.add_peers(APPLICATION, "cluster");
-        let (machines, statuses, hooks) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Self { model, machines, provider: None, client: None, statuses, hooks }
+        Ok(Self {
+            model,
+            machines: BTreeMap::new(),
+            options: options(&[])?,
+            boot: Box::new(Machine::switch_on),
+            stopped_agents: BTreeSet::new(),
+            provider: None,
+            accident: None,
+            client: None,
+            statuses: BTreeMap::new(),
+            hooks: Vec::new(),
+        })
+    }
+
+    /// Boots machines in this way after a power failure.
+    pub fn boot_with(&mut self, boot: Boot<'m>) {
+        self.boot = boot;
     }
 
     /// Makes `provider` answer from now on.
@@ -84,32 +137,41 @@ impl<'m> Deployment<'m> {
             machine.copy_in(&program, &format!("{tools}/{tool}"))?;
         }
         machine.copy_in(release, &format!("{agent}/controller/etcd/etcd.tar.gz"))?;
-        let config = fs::read_to_string(source.join("config.yaml"))?;
-        let options = fake_juju::options::set(&config, Map::new()).map_err(anyhow::Error::msg)?;
-        machine.write(&format!("{agent}/config.json"), &Value::Object(options).to_string())?;
         self.machines.insert(name.clone(), machine);
         Ok(name)
     }
 
     /// Runs `juju config etcd NAME=VALUE…`: sets these options, and all others to their defaults.
     pub fn configure(&mut self, changes: &[(&str, Value)]) -> Result<()> {
-        let config = fs::read_to_string(workspace::root()?.join("config.yaml"))?;
-        let changes = changes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        let options = fake_juju::options::set(&config, changes).map_err(anyhow::Error::msg)?;
-        for (unit, machine) in &self.machines {
-            machine.write(
-                &format!("{}/config.json", agent(unit)),
-                &Value::Object(options.clone()).to_string(),
-            )?;
-        }
+        self.options = options(changes)?;
         self.model.change_config(APPLICATION);
         Ok(())
     }
 
-    /// Runs hooks of all units, one of each unit at the same time, until none is left.
+    /// Stops the agent of a unit. If the unit was the leader, another one becomes the leader, as after the end of its lease.
+    pub fn stop_agent(&mut self, unit: &str) {
+        self.stopped_agents.insert(unit.to_owned());
+        let next = self.units_with_agents().into_iter().next();
+        if let Some(next) = next.filter(|_| self.model.leader(APPLICATION) == Some(unit)) {
+            self.model.lead(&next);
+        }
+    }
+
+    /// Starts the agent of a unit again.
+    pub fn start_agent(&mut self, unit: &str) {
+        self.stopped_agents.remove(unit);
+    }
+
+    /// Returns the units whose agents run.
+    pub fn units_with_agents(&self) -> Vec<String> {
+        let units = self.model.units(APPLICATION).into_iter();
+        units.filter(|unit| !self.stopped_agents.contains(unit)).collect()
+    }
+
+    /// Runs hooks of all units, one of each unit at the same time, until no hook is left.
     pub fn settle(&mut self) -> Result<()> {
         for _ in 0..MAX_ROUNDS {
-            let units = self.model.units(APPLICATION).into_iter();
+            let units = self.units_with_agents().into_iter();
             let due: Vec<(String, Hook)> =
                 units.filter_map(|unit| Some((unit.clone(), self.model.next_hook(&unit)?))).collect();
             if due.is_empty() {
@@ -125,16 +187,60 @@ impl<'m> Deployment<'m> {
         self.run_together(&[(unit.to_owned(), Hook::update_status())])
     }
 
+    /// Runs `update-status` of all units at the same time.
+    pub fn update_all(&mut self) -> Result<()> {
+        let units = self.units_with_agents().into_iter();
+        let due: Vec<(String, Hook)> = units.map(|unit| (unit, Hook::update_status())).collect();
+        self.run_together(&due)
+    }
+
     /// Runs hooks of different units at the same time: none sees what another one changes. Each must succeed, as every hook of
-    /// the charm does.
+    /// the charm does, except the one that has an accident.
     fn run_together(&mut self, due: &[(String, Hook)]) -> Result<()> {
         for (unit, hook) in due {
             let (machine, agent) = (self.machine(unit)?, agent(unit));
             let context = self.model.begin(unit, hook);
             machine.write(&format!("{agent}/context.json"), &serde_json::to_string(&context)?)?;
+            machine
+                .write(&format!("{agent}/config.json"), &Value::Object(self.options.clone()).to_string())?;
             let _ = fs::remove_file(machine.path(&format!("{agent}/status"))?);
         }
-        let outputs: Vec<Result<Output>> = thread::scope(|scope| {
+        let struck = self.due_accident(due);
+        let outputs = self.run_hooks(due, struck.as_ref())?;
+        if let Some((accident, unit)) = &struck {
+            self.hooks.push(format!("{unit}: {accident:?}"));
+            self.recover(accident.kind, unit)?;
+        }
+        for ((unit, hook), output) in due.iter().zip(outputs) {
+            let is_struck = struck.as_ref().is_some_and(|(_, struck)| struck == unit);
+            match output {
+                Ok(output) if output.status.success() || !is_struck => self.finish(unit, hook, &output)?,
+                Err(error) if !is_struck => return Err(error),
+                _ => self.model.interrupt(unit, hook),
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the accident that happens in this round of hooks, and the unit.
+    fn due_accident(&mut self, due: &[(String, Hook)]) -> Option<(Accident, String)> {
+        let mut accident = self.accident.take()?;
+        if accident.rounds > 0 {
+            accident.rounds -= 1;
+            self.accident = Some(accident);
+            return None;
+        }
+        let (unit, _) = due.get(accident.choice % due.len().max(1))?;
+        Some((accident, unit.clone()))
+    }
+
+    /// Runs hooks, and makes the accident happen. Returns the outputs of the hooks.
+    fn run_hooks(
+        &self,
+        due: &[(String, Hook)],
+        struck: Option<&(Accident, String)>,
+    ) -> Result<Vec<Result<Output>>> {
+        thread::scope(|scope| {
             let start = |(unit, hook): &(String, Hook)| {
                 let words = command_line(unit, &format!("hooks/{}", hook.name), &hook.variables());
                 let machine = self.machine(unit)?;
@@ -142,13 +248,32 @@ impl<'m> Deployment<'m> {
                 Ok(scope.spawn(run))
             };
             let running: Vec<Result<_>> = due.iter().map(start).collect();
+            if let Some((accident, unit)) = struck {
+                strike(accident, self.machine(unit)?)?;
+            }
             let join = |thread: thread::ScopedJoinHandle<'_, Result<Output>>| {
                 thread.join().unwrap_or_else(|_| bail!("the thread of a hook panicked"))
             };
-            running.into_iter().map(|thread| thread.and_then(join)).collect()
-        });
-        for ((unit, hook), output) in due.iter().zip(outputs) {
-            self.finish(unit, hook, &output?)?;
+            Ok(running.into_iter().map(|thread| thread.and_then(join)).collect())
+        })
+    }
+
+    /// Does what follows an accident, before the results of the hooks are stored.
+    fn recover(&mut self, kind: AccidentKind, unit: &str) -> Result<()> {
+        match kind {
+            AccidentKind::HookKilled => {}
+            AccidentKind::PowerFailure => {
+                (self.boot)(self.machine(unit)?)?;
+                self.model.boot(unit);
+            }
+            AccidentKind::LeadershipLost => {
+                let units = self.units_with_agents();
+                let leader = self.model.leader(APPLICATION).map(str::to_owned);
+                let place = units.iter().position(|other| Some(other) == leader.as_ref()).unwrap_or_default();
+                if let Some(next) = units.get((place + 1) % units.len().max(1)) {
+                    self.model.lead(next);
+                }
+            }
         }
         Ok(())
     }
@@ -163,8 +288,14 @@ impl<'m> Deployment<'m> {
         let status = statuses.lines().last().unwrap_or_default().to_owned();
         ensure!(fake_juju::status::shown_next_step(&status), "`juju status` would cut {status:?}");
         self.model.set_status(unit, status.split(' ').next().unwrap_or_default());
-        self.model.commit(unit, hook, &serde_json::from_str(&after)?).map_err(anyhow::Error::msg)?;
-        self.hooks.push(format!("{unit} {}", hook.name));
+        let line = format!("{unit} {}: {status}; {}", hook.name, stderr.trim());
+        if let Err(refusal) = self.model.commit(unit, hook, &serde_json::from_str(&after)?) {
+            // Juju runs it again.
+            self.hooks.push(format!("{line}; {refusal}"));
+            self.model.interrupt(unit, hook);
+            return Ok(());
+        }
+        self.hooks.push(line);
         self.statuses.insert(unit.to_owned(), status);
         if let Some(client) = &mut self.client {
             client.look(&self.model).with_context(|| format!("after {} of {unit}", hook.name))?;
@@ -227,7 +358,26 @@ impl<'m> Deployment<'m> {
     }
 }
 
-fn agent(unit: &str) -> String {
+/// Waits for the time of an accident, and makes it happen.
+fn strike(accident: &Accident, machine: &Machine) -> Result<()> {
+    thread::sleep(accident.delay);
+    match accident.kind {
+        AccidentKind::HookKilled => kill_hook(machine)?,
+        AccidentKind::PowerFailure => machine.switch_off()?,
+        AccidentKind::LeadershipLost => {}
+    }
+    Ok(())
+}
+
+/// Returns the options of the charm with these changes.
+fn options(changes: &[(&str, Value)]) -> Result<Map<String, Value>> {
+    let config = fs::read_to_string(workspace::root()?.join("config.yaml"))?;
+    let changes = changes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    fake_juju::options::set(&config, changes).map_err(anyhow::Error::msg)
+}
+
+/// Returns the directory of a unit's agent on its machine.
+pub fn agent(unit: &str) -> String {
     format!("/var/lib/juju/agents/unit-{}", unit.replace('/', "-"))
 }
 

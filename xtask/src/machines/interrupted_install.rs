@@ -23,7 +23,7 @@ const POINTS: u32 = 6;
 /// The power fails when the package is installed, and its etcd would start at the next boot. Then: while the next hook
 /// creates the data, other programs cannot lock it.
 pub fn power_lost(test_bed: &TestBed) -> Result<String> {
-    let mut machine = empty(test_bed)?;
+    let machine = empty(test_bed)?;
     offer_packages(&machine)?;
     machine.write("/etc/apt/apt.conf.d/wait", WAIT)?;
     machine.write("/etc/apt/wait", "")?;

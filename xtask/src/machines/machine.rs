@@ -8,6 +8,7 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,7 @@ pub struct Machine {
     root: PathBuf,
     home: TempDir,
     variables: Vec<(String, String)>,
-    power: Option<Power>,
+    power: Mutex<Option<Power>>,
 }
 
 /// The processes of a machine that is on.
@@ -52,7 +53,8 @@ impl Machine {
         command::output(
             Command::new("cp").arg("--archive").args([root.join("var"), home.path().join("var")]),
         )?;
-        let mut machine = Self { name, root: root.to_owned(), home, variables: Vec::new(), power: None };
+        let (variables, power) = (Vec::new(), Mutex::new(None));
+        let machine = Self { name, root: root.to_owned(), home, variables, power };
         machine.switch_on()?;
         Ok(machine)
     }
@@ -122,7 +124,7 @@ impl Machine {
 
     /// Returns the pid of the machine's first process, by which its network can be entered.
     pub fn init(&self) -> Result<u32> {
-        Ok(self.power.as_ref().context("the machine is off")?.init)
+        Ok(self.power().as_ref().context("the machine is off")?.init)
     }
 
     /// Runs this computer's `ip` in the machine's network.
@@ -132,8 +134,8 @@ impl Machine {
         command::output(&mut ip).map(drop)
     }
 
-    /// Cuts the power and boots again. No program gets a signal; everything that was written to files is kept.
-    pub fn reboot(&mut self) -> Result<()> {
+    /// Cuts the power and boots again, as [`Self::switch_off`] and [`Self::switch_on`] do.
+    pub fn reboot(&self) -> Result<()> {
         self.switch_off()?;
         self.switch_on()
     }
@@ -152,11 +154,37 @@ impl Machine {
         Ok(command)
     }
 
+    fn power(&self) -> MutexGuard<'_, Option<Power>> {
+        self.power.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn script(&self) -> PathBuf {
         self.home.path().join("machine.sh")
     }
 
-    fn switch_on(&mut self) -> Result<()> {
+    /// Boots the machine, and waits until systemd has started everything, or has tried to. Its network has no connection to any
+    /// other.
+    pub fn switch_on(&self) -> Result<()> {
+        self.supervise()?;
+        self.wait_for_boot(&|| {
+            let output = self.attempt(&["systemctl", "is-system-running"])?;
+            Ok(["running", "degraded"].contains(&String::from_utf8_lossy(&output.stdout).trim()))
+        })
+    }
+
+    /// Boots the machine, connects it to others with `connect`, and waits until systemd starts services: some of them may
+    /// wait for other machines.
+    pub fn switch_on_connected(&self, connect: &dyn Fn() -> Result<()>) -> Result<()> {
+        self.supervise()?;
+        self.wait_for_boot(&|| Ok(true))?;
+        connect()?;
+        self.wait_for_boot(&|| {
+            Ok(self.attempt(&["systemctl", "is-active", "basic.target"])?.status.success())
+        })
+    }
+
+    /// Starts the machine's processes.
+    fn supervise(&self) -> Result<()> {
         let console = fs::File::create(self.home.path().join("console"))?;
         let supervisor = Command::new("setpriv")
             // If this process dies, the machine ends too: the kernel ends a pid namespace with its first process.
@@ -170,9 +198,14 @@ impl Machine {
             .stderr(console)
             .spawn()
             .context("setpriv could not be started")?;
-        self.power = Some(Power { supervisor, init: 0 });
+        *self.power() = Some(Power { supervisor, init: 0 });
+        Ok(())
+    }
+
+    /// Waits until the first process exists, and `is_up`.
+    fn wait_for_boot(&self, is_up: &dyn Fn() -> Result<bool>) -> Result<()> {
         let deadline = Instant::now() + BOOT_TIMEOUT;
-        while !self.is_up()? {
+        while !(self.find_init()? && is_up()?) {
             if Instant::now() > deadline {
                 bail!("the machine did not boot within {} s:\n{}", BOOT_TIMEOUT.as_secs(), self.console());
             }
@@ -181,26 +214,27 @@ impl Machine {
         Ok(())
     }
 
-    /// Whether systemd has started everything, or has tried to.
-    fn is_up(&mut self) -> Result<bool> {
+    /// Looks for the machine's first process, and returns whether it exists.
+    fn find_init(&self) -> Result<bool> {
         interrupt::check()?;
-        let console = self.console();
-        let power = self.power.as_mut().context("the machine is off")?;
+        let mut power = self.power();
+        let power = power.as_mut().context("the machine is off")?;
         if let Some(status) = power.supervisor.try_wait()? {
-            bail!("the machine did not boot ({status}):\n{console}");
+            bail!("the machine did not boot ({status}):\n{}", self.console());
         }
         let Some(init) = first_process(power.supervisor.id()) else { return Ok(false) };
         power.init = init;
-        let output = self.attempt(&["systemctl", "is-system-running"])?;
-        Ok(["running", "degraded"].contains(&String::from_utf8_lossy(&output.stdout).trim()))
+        Ok(true)
     }
 
     fn console(&self) -> String {
         fs::read_to_string(self.home.path().join("console")).unwrap_or_default()
     }
 
-    fn switch_off(&mut self) -> Result<()> {
-        let Some(mut power) = self.power.take() else { return Ok(()) };
+    /// Cuts the power. No program gets a signal; everything that was written to files is kept.
+    pub fn switch_off(&self) -> Result<()> {
+        let power = self.power().take();
+        let Some(mut power) = power else { return Ok(()) };
         power.supervisor.kill().context("killing the supervisor of a machine")?;
         power.supervisor.wait().context("waiting for the end of a machine")?;
         let deadline = Instant::now() + END_TIMEOUT;

@@ -173,7 +173,7 @@ fn with_an_expired_certificate(machine: &Machine) -> Result<()> {
 
 /// The power fails while the manifests are moved away: kubelet alone would start neither etcd nor the API server.
 pub fn power_lost(test_bed: &TestBed) -> Result<String> {
-    let mut machine = control_plane(test_bed, ETCD)?;
+    let machine = control_plane(test_bed, ETCD)?;
     etcd_pid(&machine)?;
     machine.run(&["sh", "-c", "install -t /usr/local/bin /opt/image/*"])?;
     scenario::wait_until_healthy(&machine)?;

@@ -33,7 +33,7 @@ const POINTS: [Point; 3] = [
 
 /// Cuts the power at three points, on one machine.
 pub fn at_three_points(test_bed: &TestBed) -> Result<String> {
-    let mut machine = test_bed.boot_with_programs()?;
+    let machine = test_bed.boot_with_programs()?;
     machine.write("/etc/systemd/system/etcd.service.d/slow.conf", SLOW)?;
     machine.run(&["systemctl", "daemon-reload"])?;
     scenario::fill(&machine)?;
@@ -43,7 +43,7 @@ pub fn at_three_points(test_bed: &TestBed) -> Result<String> {
     let old = scenario::digest(&machine)?;
     let mut summary = Vec::new();
     for point in &POINTS {
-        cut_power_at(&mut machine, &archive, point)?;
+        cut_power_at(&machine, &archive, point)?;
         ensure!(is_at(&machine, point)?, "{}: the power failed at another point", point.name);
         scenario::wait_until_healthy(&machine)?;
         let live = if point.is_new { &new } else { &old };
@@ -58,7 +58,7 @@ pub fn at_three_points(test_bed: &TestBed) -> Result<String> {
     Ok(summary.join("; "))
 }
 
-fn cut_power_at(machine: &mut Machine, archive: &str, point: &Point) -> Result<()> {
+fn cut_power_at(machine: &Machine, archive: &str, point: &Point) -> Result<()> {
     let program = format!("{}/actions/restore", scenario::CHARM);
     let mut restore = machine.start(&[&program, &format!("snapshot={archive}"), "skip-backup=true"])?;
     let deadline = Instant::now() + Duration::from_secs(60);

@@ -21,7 +21,7 @@ pub(super) const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// does not answer.
 pub fn in_turn(test_bed: &TestBed) -> Result<String> {
     let (machines, release) = three_machines(test_bed)?;
-    let mut deployment = Deployment::new();
+    let mut deployment = Deployment::new()?;
     let zero = deployment.add_unit(test_bed, &machines[0], ADDRESSES[0], &release)?;
     let easyrsa = Easyrsa::relate(&mut deployment.model)?;
     deployment.provide(easyrsa);
@@ -29,7 +29,7 @@ pub fn in_turn(test_bed: &TestBed) -> Result<String> {
     add_two(test_bed, &mut deployment, &machines, &release)?;
 
     let endpoints = ADDRESSES.map(|address| format!("https://{address}:2379"));
-    let load = Load::start(&machines[0], &endpoints.each_ref().map(String::as_str), TLS)?;
+    let load = Load::start(&machines[0], &endpoints.join(","), TLS, Duration::ZERO)?;
     deployment.configure(&[("snapshot-count", json!(5000))])?;
     deployment.settle()?;
     check_configured(&machines, "snapshot-count: 5000")?;

@@ -17,7 +17,7 @@ use super::test_bed::TestBed;
 use crate::{command, etcd, workspace};
 
 const HEALTHY: &str = "active 1 member, healthy";
-/// The addresses that [`super::cluster::connect`] gives to machines.
+/// The addresses that [`super::network::connect`] gives to machines.
 pub(super) const ADDRESSES: [&str; 3] = ["10.9.9.1", "10.9.9.2", "10.9.9.3"];
 pub(super) const TLS: &str = "/etc/etcd/relation-tls";
 /// The files of a removed unit. A new unit is usually on a new machine.
@@ -37,7 +37,7 @@ const OF_EARLIER_UNIT: [&str; 8] = [
 pub fn certificates(test_bed: &TestBed) -> Result<String> {
     let machine = empty(test_bed)?;
     let release = release(machine.path("/root")?.as_path())?;
-    let mut deployment = Deployment::new();
+    let mut deployment = Deployment::new()?;
     let unit = deployment.add_unit(test_bed, &machine, "10.9.9.1", &release)?;
     deployment.settle()?;
     deployment.check_status(&unit, &[HEALTHY])?;
@@ -110,7 +110,7 @@ pub(super) fn etcdctl(machine: &Machine, address: &str, words: &[&str]) -> Resul
 /// Boots three machines without etcd on one network, at [`ADDRESSES`]. Also returns the path of a release of etcd.
 pub(super) fn three_machines(test_bed: &TestBed) -> Result<([Machine; 3], PathBuf)> {
     let machines = [empty(test_bed)?, empty(test_bed)?, empty(test_bed)?];
-    super::cluster::connect(&machines)?;
+    super::network::connect(&machines)?;
     let release = release(machines[0].path("/root")?.as_path())?;
     Ok((machines, release))
 }
@@ -130,7 +130,7 @@ pub(super) fn release(at: &Path) -> Result<PathBuf> {
 pub fn grow_and_shrink(test_bed: &TestBed) -> Result<String> {
     let (machines, release) = three_machines(test_bed)?;
     let [first, second, third] = &machines;
-    let mut deployment = Deployment::new();
+    let mut deployment = Deployment::new()?;
     let zero = deployment.add_unit(test_bed, first, ADDRESSES[0], &release)?;
     deployment.settle()?;
     deployment.check_status(&zero, &[HEALTHY])?;
@@ -214,7 +214,7 @@ fn join_with_authentication(deployment: &mut Deployment<'_>, units: [&String; 2]
 /// keys are those of the snapshot, and no address of an earlier member is left.
 pub fn restore_and_grow(test_bed: &TestBed) -> Result<String> {
     let (machines, release) = three_machines(test_bed)?;
-    let mut deployment = Deployment::new();
+    let mut deployment = Deployment::new()?;
     let zero = deployment.add_unit(test_bed, &machines[0], ADDRESSES[0], &release)?;
     let easyrsa = Easyrsa::relate(&mut deployment.model)?;
     deployment.provide(easyrsa);
@@ -276,12 +276,14 @@ pub(super) fn add_two<'m>(
     Ok(units)
 }
 
-fn remove_files_of_earlier_unit(machine: &Machine) -> Result<()> {
+/// Removes the files of a unit, as if its machine was new.
+pub(super) fn remove_files_of_earlier_unit(machine: &Machine) -> Result<()> {
     machine.run(&[&["rm", "-rf"], &OF_EARLIER_UNIT[..]].concat())?;
     machine.run(&["systemctl", "daemon-reload"]).map(drop)
 }
 
-fn client<'d>(deployment: &'d Deployment<'_>) -> Result<&'d DbClient> {
+/// Returns the client application.
+pub(super) fn client<'d>(deployment: &'d Deployment<'_>) -> Result<&'d DbClient> {
     deployment.client.as_ref().context("there is no client")
 }
 

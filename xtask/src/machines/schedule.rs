@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The life of a timer, on one machine.
 pub fn life(test_bed: &TestBed) -> Result<String> {
-    let mut machine = test_bed.boot_with_programs()?;
+    let machine = test_bed.boot_with_programs()?;
     scenario::fill(&machine)?;
     machine.run(&["mkdir", "-p", METRICS])?;
     scenario::refused(&machine, "schedule", &[], &["no schedule is configured"])?;
@@ -43,7 +43,7 @@ pub fn life(test_bed: &TestBed) -> Result<String> {
     with_a_broken_systemctl(&machine)?;
     let tries = retries_while_etcd_is_stopped(&machine)?;
     let slow = never_two_at_a_time(&machine)?;
-    let caught_up = catches_up_after_boot(&mut machine)?;
+    let caught_up = catches_up_after_boot(&machine)?;
     removes_timer(&machine)?;
     Ok(format!(
         "{slow} slow runs, never two at a time; {tries} tries; {caught_up} missed run caught up; all files removed"
@@ -177,7 +177,7 @@ fn time(run: &Value, name: &str) -> Result<String> {
 }
 
 /// A machine that was off at midnight runs the missed backup once after its boot, and not after the next boot.
-fn catches_up_after_boot(machine: &mut Machine) -> Result<usize> {
+fn catches_up_after_boot(machine: &Machine) -> Result<usize> {
     write_settings(machine, "when: '@daily', zone: Europe/Berlin, retry-after: 2s", "")?;
     scenario::action(machine, "schedule", &[])?;
     let before = runs(machine)?.len();

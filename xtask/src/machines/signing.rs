@@ -28,7 +28,7 @@ const OLD_CLIENT: &str = "/root/old-client";
 pub fn one_unit(test_bed: &TestBed) -> Result<String> {
     let machine = empty(test_bed)?;
     let release = release(machine.path("/root")?.as_path())?;
-    let mut deployment = Deployment::new();
+    let mut deployment = Deployment::new()?;
     let unit = deployment.add_unit(test_bed, &machine, "127.0.0.2", &release)?;
     deployment.settle()?;
     let provider = SelfSigned::relate(&mut deployment.model)?;
@@ -44,7 +44,7 @@ pub fn one_unit(test_bed: &TestBed) -> Result<String> {
     etcdctl(&machine, "127.0.0.2", &["put", "key", "value"])?;
 
     let first = (pid(&machine)?, certificate(&machine)?);
-    let load = Load::start(&machine, &["https://127.0.0.2:2379"], TLS)?;
+    let load = Load::start(&machine, "https://127.0.0.2:2379", TLS, Duration::ZERO)?;
     renew(&mut deployment, &provider, &unit)?;
     let renewed = (pid(&machine)?, certificate(&machine)?);
     ensure!(renewed.0 == first.0 && renewed.1 != first.1, "etcd was restarted, or has its old certificate");
@@ -133,7 +133,7 @@ fn change_authority(deployment: &mut Deployment<'_>, provider: &SelfSigned, unit
 /// Three units change to a new authority while a client writes: in each phase, and in between, all members accept each other.
 pub fn three_units(test_bed: &TestBed) -> Result<String> {
     let (machines, release) = three_machines(test_bed)?;
-    let mut deployment = Deployment::new();
+    let mut deployment = Deployment::new()?;
     let zero = deployment.add_unit(test_bed, &machines[0], ADDRESSES[0], &release)?;
     let provider = SelfSigned::relate(&mut deployment.model)?;
     deployment.provide(provider.clone());
@@ -145,7 +145,7 @@ pub fn three_units(test_bed: &TestBed) -> Result<String> {
 
     let old = machines.iter().map(certificate).collect::<Result<Vec<_>>>()?;
     let endpoints = ADDRESSES.map(|address| format!("https://{address}:2379"));
-    let load = Load::start(&machines[0], &endpoints.each_ref().map(String::as_str), TLS)?;
+    let load = Load::start(&machines[0], &endpoints.join(","), TLS, Duration::ZERO)?;
     provider.take_new_authority()?;
     provider.clone().answer(&mut deployment.model)?;
     deployment.settle()?;

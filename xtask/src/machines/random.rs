@@ -1,0 +1,363 @@
+//! A random sequence of growth, shrinkage, failures and changes of up to five units, under a client that writes all the time.
+//!
+//! `steps` chooses the sequence, and `invariants` has what must be true after each step. The client knows only what the
+//! relation `db` contains. Must never wait for a state that needs an operator: between the steps only hooks run.
+
+mod invariants;
+mod steps;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use self::invariants::View;
+use self::steps::{Event, MACHINES, Random, State, Step};
+use super::charm::empty;
+use super::db_client::DbClient;
+use super::deployment::{AccidentKind, Deployment, agent};
+use super::easyrsa::Easyrsa;
+use super::load::{Load, longest_pause};
+use super::machine::Machine;
+use super::network::Network;
+use super::scaling::{client, release, remove_files_of_earlier_unit};
+use super::test_bed::TestBed;
+
+/// The variables that select the sequence.
+const SEED: &str = "RANDOM_SEED";
+const STEPS: &str = "RANDOM_STEPS";
+const DEFAULT_STEPS: u64 = 200;
+/// The value of `snapshot-count` before the first step that changes it.
+const FIRST_OPTION: u64 = 5000;
+/// The most rounds of `update-status` after a step. Juju runs one every five minutes.
+const MAX_UPDATES: usize = 6;
+/// The pause between these rounds: etcd accepts a change only 5 s after its members have connected.
+const UPDATE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long the etcd of a unit that was removed by force runs before its cluster is looked at.
+const TIME_OF_REMOVED: Duration = Duration::from_secs(5);
+/// The pause of the client between two writes.
+const WRITE_INTERVAL: Duration = Duration::from_millis(200);
+/// The client's certificate on its machine.
+const CLIENT_TLS: &str = "/root/client-tls";
+
+/// Runs the sequence. A failure names the seed and the step, and the command that repeats it.
+pub fn sequence(test_bed: &TestBed) -> Result<String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let (seed, steps) = (number_in(SEED)?.unwrap_or(now), number_in(STEPS)?.unwrap_or(DEFAULT_STEPS));
+    let hub = Machine::boot(&test_bed.root)?;
+    hub.run(&["systemctl", "disable", "--now", "etcd.service"])?;
+    let machines = (0..MACHINES).map(|_| empty(test_bed)).collect::<Result<Vec<_>>>()?;
+    let network = Network::create(&hub, &machines)?;
+    let mut run = Run::start(test_bed, &hub, &machines, &network)?;
+    let (mut random, mut kept) = (Random::new(seed), Kept::default());
+    for number in 1..=steps {
+        let event = run.state.next(&mut random);
+        let began = Instant::now();
+        let outcome = run.step(&event).map_err(|error| {
+            let place = run.save_evidence(seed).map_or_else(|error| format!("{error:#}"), |dir| dir.display().to_string());
+            error.context(format!(
+                "seed {seed}, step {number} ({event}); repeat it with \
+                 {SEED}={seed} {STEPS}={number} cargo xtask machines 'scaling: a random sequence'; logs: {place}"
+            ))
+        })?;
+        println!(
+            "seed {seed}, step {number}/{steps}: {event}: {} units, {} rounds of update-status, {:.0} s",
+            run.state.all().count(),
+            outcome.updates,
+            began.elapsed().as_secs_f64()
+        );
+        kept.add(&outcome);
+    }
+    let (writes, _) = run.load.take().context("no client was started")?.finish()?;
+    Ok(format!(
+        "seed {seed}, {steps} steps with {} accidents: all {writes} acknowledged writes kept; at most {} rounds of \
+         update-status; longest pause with all members connected {} ms",
+        kept.accidents,
+        kept.updates,
+        kept.pause.as_millis()
+    ))
+}
+
+fn number_in(variable: &str) -> Result<Option<u64>> {
+    let Some(text) = std::env::var_os(variable) else { return Ok(None) };
+    let text = text.to_string_lossy().into_owned();
+    text.parse().map(Some).with_context(|| format!("{variable} is {text:?}, not a number"))
+}
+
+/// The outcome of a step.
+struct Outcome {
+    has_accident: bool,
+    /// The rounds of `update-status` until all invariants were true.
+    updates: usize,
+    /// The longest time without an acknowledged write, if a majority was connected all the time.
+    pause: Option<Duration>,
+}
+
+/// What the steps have in common.
+#[derive(Default)]
+struct Kept {
+    accidents: usize,
+    updates: usize,
+    pause: Duration,
+}
+
+impl Kept {
+    fn add(&mut self, outcome: &Outcome) {
+        self.accidents += usize::from(outcome.has_accident);
+        self.updates = self.updates.max(outcome.updates);
+        self.pause = self.pause.max(outcome.pause.unwrap_or_default());
+    }
+}
+
+/// A sequence that runs.
+struct Run<'m> {
+    test_bed: &'m TestBed,
+    hub: &'m Machine,
+    machines: &'m [Machine],
+    network: &'m Network<'m>,
+    release: PathBuf,
+    deployment: Deployment<'m>,
+    state: State,
+    /// The unit of each machine.
+    units: [Option<String>; MACHINES],
+    /// The units that were removed by force.
+    gone: BTreeSet<String>,
+    load: Option<Load<'m>>,
+    /// The value of the option that steps change.
+    option: u64,
+    /// Whether a unit may still wait for its restart.
+    restarts: bool,
+}
+
+impl<'m> Run<'m> {
+    fn start(
+        test_bed: &'m TestBed,
+        hub: &'m Machine,
+        machines: &'m [Machine],
+        network: &'m Network<'m>,
+    ) -> Result<Self> {
+        let mut deployment = Deployment::new()?;
+        deployment.boot_with(Box::new(move |machine| network.boot(machine)));
+        let easyrsa = Easyrsa::relate(&mut deployment.model)?;
+        deployment.provide(easyrsa);
+        deployment.client = Some(DbClient::relate(&mut deployment.model));
+        Ok(Self {
+            test_bed,
+            hub,
+            machines,
+            network,
+            release: release(hub.path("/root")?.as_path())?,
+            deployment,
+            state: State::default(),
+            units: Default::default(),
+            gone: BTreeSet::new(),
+            load: None,
+            option: FIRST_OPTION,
+            restarts: false,
+        })
+    }
+
+    /// Takes one step, runs the hooks that follow it, and checks the invariants.
+    fn step(&mut self, event: &Event) -> Result<Outcome> {
+        let before = self.state.clone();
+        self.restarts |= matches!(event.step, Step::Configure | Step::Move(_));
+        let written =
+            self.load.as_ref().map_or(Ok(0), |load| load.acknowledged().map(|writes| writes.len()))?;
+        self.apply(&event.step)?;
+        self.state = before.after(&event.step);
+        self.deployment.accident = event.accident.clone();
+        self.deployment.settle()?;
+        if let Step::LeaveByForce(machine) = event.step {
+            self.boot_removed(machine)?;
+        }
+        let updates = self.update()?;
+        let has_accident = event.accident.is_some() && self.deployment.accident.take().is_none();
+        self.serve_client()?;
+        self.restarts &= !self.state.is_whole();
+        let is_quiet = |state: &State| state.is_whole() && state.members().count() > 2;
+        let has_power_failure =
+            event.accident.as_ref().is_some_and(|accident| accident.kind == AccidentKind::PowerFailure);
+        let pause = match &self.load {
+            Some(load) if is_quiet(&before) && is_quiet(&self.state) && !has_power_failure => {
+                Some(longest_pause(&load.acknowledged()?[written.saturating_sub(1)..]))
+            }
+            _ => None,
+        };
+        Ok(Outcome { has_accident, updates, pause })
+    }
+
+    fn apply(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::Join(places) => places.iter().try_for_each(|place| self.add_unit(*place))?,
+            Step::Leave(places) => {
+                for place in places {
+                    let unit = self.take_unit(*place)?;
+                    self.deployment.model.remove_unit(&unit);
+                }
+            }
+            Step::LeaveByForce(place) => {
+                self.machines[*place].switch_off()?;
+                let unit = self.take_unit(*place)?;
+                self.deployment.stop_agent(&unit);
+                self.deployment.model.remove_unit_by_force(&unit);
+                self.gone.insert(unit);
+            }
+            Step::KillEtcd(place) => {
+                self.machines[*place].run(&["systemctl", "kill", "--signal=KILL", "etcd.service"])?;
+            }
+            Step::PowerOff(place) => {
+                self.machines[*place].switch_off()?;
+                self.deployment.stop_agent(&self.unit(*place)?);
+            }
+            Step::PowerOn(place) => {
+                self.network.boot(&self.machines[*place])?;
+                let unit = self.unit(*place)?;
+                self.deployment.start_agent(&unit);
+                self.deployment.model.boot(&unit);
+            }
+            Step::CutOff { machine, has_agent } => {
+                self.network.set_connected(*machine, false)?;
+                if !has_agent {
+                    self.deployment.stop_agent(&self.unit(*machine)?);
+                }
+            }
+            Step::Reconnect(place) => {
+                self.network.set_connected(*place, true)?;
+                self.deployment.start_agent(&self.unit(*place)?);
+            }
+            Step::Lead(place) => self.deployment.model.lead(&self.unit(*place)?),
+            Step::Configure => {
+                self.option += 1;
+                self.deployment.configure(&[("snapshot-count", json!(self.option))])?;
+            }
+            Step::Snapshot(place) => self.snapshot(*place)?,
+            Step::LoseData(place) => {
+                let machine = &self.machines[*place];
+                machine.run(&["systemctl", "stop", "etcd.service"])?;
+                machine.run(&["rm", "-rf", "/var/lib/etcd/default/member"])?;
+            }
+            Step::Move(place) => {
+                self.network.move_machine(*place)?;
+                let (unit, address) = (self.unit(*place)?, self.network.address(*place));
+                self.deployment.model.move_unit(&unit, &address);
+            }
+        }
+        Ok(())
+    }
+
+    fn unit(&self, place: usize) -> Result<String> {
+        self.units[place].clone().with_context(|| format!("machine {place} has no unit"))
+    }
+
+    fn take_unit(&mut self, place: usize) -> Result<String> {
+        self.units[place].take().with_context(|| format!("machine {place} has no unit"))
+    }
+
+    /// Adds a unit on a machine, from which everything of an earlier unit is removed.
+    fn add_unit(&mut self, place: usize) -> Result<()> {
+        let machine = &self.machines[place];
+        let _ = machine.attempt(&["systemctl", "disable", "--now", "etcd.service"])?;
+        remove_files_of_earlier_unit(machine)?;
+        let address = self.network.address(place);
+        let unit = self.deployment.add_unit(self.test_bed, machine, &address, &self.release)?;
+        self.units[place] = Some(unit);
+        Ok(())
+    }
+
+    /// Boots the machine of a unit that was removed by force. Its etcd starts, and must not disturb the others.
+    fn boot_removed(&mut self, place: usize) -> Result<()> {
+        self.network.set_connected(place, true)?;
+        self.network.boot(&self.machines[place])?;
+        sleep(TIME_OF_REMOVED);
+        Ok(())
+    }
+
+    fn snapshot(&self, place: usize) -> Result<()> {
+        let saved = self.deployment.action(&self.unit(place)?, "snapshot", json!({}))?;
+        let archive = saved["snapshot.path"].as_str().context("the archive has no path")?;
+        self.machines[place].run(&["rm", archive]).map(drop)
+    }
+
+    /// Runs `update-status` of all units until all invariants are true, and returns how often.
+    fn update(&mut self) -> Result<usize> {
+        let mut updates = 0;
+        loop {
+            self.deployment.update_all()?;
+            self.deployment.settle()?;
+            updates += 1;
+            match self.check() {
+                Ok(()) => return Ok(updates),
+                Err(error) if updates == MAX_UPDATES => return Err(error),
+                Err(_) => sleep(UPDATE_INTERVAL),
+            }
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        for (place, machine) in self.machines.iter().enumerate() {
+            let has_left = self.units[place].is_none() && machine.init().is_ok();
+            if has_left
+                && !self.gone.iter().any(|unit| machine.path(&agent(unit)).is_ok_and(|dir| dir.exists()))
+            {
+                let active = machine.attempt(&["systemctl", "is-active", "etcd.service"])?;
+                ensure!(!active.status.success(), "etcd still runs on machine {place}, whose unit has left");
+            }
+        }
+        let writes = self.load.as_ref().map_or(Ok(Vec::new()), Load::acknowledged)?;
+        let view = View {
+            deployment: &self.deployment,
+            state: &self.state,
+            units: &self.units,
+            machines: self.machines,
+            network: self.network,
+            gone: &self.gone,
+            writes: &writes,
+            option: self.option,
+            restarts: self.restarts,
+        };
+        view.check()
+    }
+
+    /// Gives the client what the relation `db` contains, as `kubernetes-control-plane` uses it.
+    fn serve_client(&mut self) -> Result<()> {
+        let Some(text) = client(&self.deployment)?
+            .check_same(&self.deployment.model, &self.deployment.units_with_agents())?
+        else {
+            return Ok(());
+        };
+        for (key, file) in
+            [("client_ca", "ca.crt"), ("client_cert", "client.crt"), ("client_key", "client.key")]
+        {
+            self.hub.write(&format!("{CLIENT_TLS}/{file}"), &text[key])?;
+        }
+        let endpoints = &text["connection_string"];
+        match &self.load {
+            Some(load) => load.use_endpoints(endpoints)?,
+            None => self.load = Some(Load::start(self.hub, endpoints, CLIENT_TLS, WRITE_INTERVAL)?),
+        }
+        Ok(())
+    }
+
+    /// Writes the hooks that have run and the journal of each machine into cargo's target directory.
+    fn save_evidence(&self, seed: u64) -> Result<PathBuf> {
+        let dir = self.test_bed.target.join(format!("machines/random-{seed}"));
+        fs::create_dir_all(&dir)?;
+        let hooks = self.deployment.hooks.join("\n");
+        fs::write(
+            dir.join("hooks"),
+            format!("{hooks}\n\n{:#?}\n{:#?}", self.deployment.statuses, self.units),
+        )?;
+        fs::write(dir.join("model"), format!("{:#?}", self.deployment.model))?;
+        for (place, machine) in self.machines.iter().enumerate().filter(|(_, machine)| machine.init().is_ok())
+        {
+            let journal =
+                machine.run(&["journalctl", "--no-pager", "--lines=3000", "--output=short-precise"])?;
+            fs::write(dir.join(format!("journal-{place}")), journal)?;
+        }
+        Ok(dir)
+    }
+}
