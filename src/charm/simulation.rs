@@ -567,7 +567,7 @@ fn options(snapshot_count: u64) -> Options {
     let options = json!({
         "port": 2379, "management-port": 2380, "channel": "stable", "heartbeat-interval": 100,
         "election-timeout": 1000, "snapshot-count": snapshot_count, "quota-backend-bytes": 0,
-        "auto-compaction-retention": "0",
+        "auto-compaction-retention": "0", "metrics-port": 2381,
     });
     Options::read(options.as_object().unwrap(), 1024).unwrap()
 }
