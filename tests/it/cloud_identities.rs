@@ -190,6 +190,11 @@ fn a_machine_outside_of_the_cloud_is_reported_with_the_next_step() {
         error.contains("from http://127.0.0.1:1: Connection refused, tried 2 times; only a machine in Azure"),
         "{error}"
     );
+    // Amazon's metadata service, at the same address, demands a token of its own.
+    let amazon = Loopback::start(|_| answer(401, ""));
+    let error = fails(&azure(&storage, &amazon, ""));
+    assert!(error.contains("it returned status 401; only a machine in Azure"), "{error}");
+    assert_eq!(amazon.seen().len(), 1);
     let settings = "{google: {bucket: backups, instance-service-account: true}}";
     let error = fails(&opened_with(settings, services));
     assert!(error.contains("Connection refused, tried 2 times; only a machine in Google Cloud"), "{error}");

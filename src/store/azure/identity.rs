@@ -134,12 +134,15 @@ impl WorkloadIdentity {
     }
 }
 
-/// Returns advice about a status of the metadata service. Status 400 says that the machine has no such identity.
+/// Returns advice about a status of the metadata service. Status 400 says that the machine has no such identity. Other
+/// clouds have their metadata service at the same address, and refuse the path or demand a token of their own.
 fn advice_for_managed(client_id: Option<&str>, status: Option<u16>) -> String {
     match (status, client_id) {
-        (None, _) => "only a machine in Azure has a managed identity; elsewhere, set key-file, sas-file or \
+        (None | Some(401 | 403 | 404), _) => {
+            "only a machine in Azure has a managed identity; elsewhere, set key-file, sas-file or \
                       federated-token-file instead"
-            .to_owned(),
+                .to_owned()
+        }
         (Some(400), Some(id)) => format!(
             "assign the identity to this machine with `az vm identity assign --resource-group GROUP --name MACHINE \
              --identities IDENTITY`, or correct client-id, which is {id}"
