@@ -29,13 +29,13 @@ fn azure_settings(storage: &Loopback, access: &str) -> String {
     format!("{{azure: {{account: etcdtests, container: backups, endpoint: '{}', {access}}}}}", storage.url())
 }
 
-/// Opens a container in `storage`, whose access is the managed identity that `metadata` knows.
+/// Opens a container in `storage` with the managed identity that `metadata` knows.
 fn azure(storage: &Loopback, metadata: &Loopback, more: &str) -> Repository {
     let services = MetadataServices { azure: Some(metadata.url()), ..MetadataServices::default() };
     opened_with(&azure_settings(storage, &format!("managed-identity: true{more}")), services)
 }
 
-/// Opens a container in `storage`, whose access is the workload identity that `login` knows.
+/// Opens a container in `storage` with the workload identity that `login` knows.
 fn workload(storage: &Loopback, login: &Loopback, token_file: &Path) -> Repository {
     let access = format!(
         "federated-token-file: {}, client-id: {CLIENT_ID}, tenant-id: {TENANT_ID}, authority-host: '{}/'",
@@ -45,7 +45,7 @@ fn workload(storage: &Loopback, login: &Loopback, token_file: &Path) -> Reposito
     opened_with(&azure_settings(storage, &access), MetadataServices::default())
 }
 
-/// Opens a bucket in `storage`, whose access is the service account that `metadata` knows.
+/// Opens a bucket in `storage` with the service account that `metadata` knows.
 fn google(storage: &Loopback, metadata: &Loopback) -> Repository {
     let host = format!("127.0.0.1:{}", metadata.port);
     let services = MetadataServices { google: Some(host), ..MetadataServices::default() };

@@ -52,7 +52,7 @@ impl Server {
         Ok(Self { scheme, host: host.to_owned() })
     }
 
-    /// Returns the server whose host begins with `name` and a dot, and continues with this one's.
+    /// Returns the server with the host `name.HOST`, if this one has the host `HOST`.
     pub fn subdomain(self, name: &str) -> Self {
         Self { host: format!("{name}.{}", self.host), ..self }
     }

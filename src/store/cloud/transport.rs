@@ -58,7 +58,7 @@ impl OnSignal {
     }
 }
 
-/// Makes an agent whose waits end on a signal.
+/// Makes an agent. Its waits end on a signal.
 pub(in crate::store) fn agent(config: Config, on_signal: OnSignal) -> Agent {
     let connector = ConnectProxyConnector::default()
         .chain(TcpConnector(on_signal))

@@ -1,4 +1,4 @@
-//! The service account of this machine, whose tokens the metadata server gives out: that of a virtual machine, or that of a
+//! The service account of this machine, with tokens from the metadata server: that of a virtual machine, or that of a
 //! pod in a cluster with workload identity.
 //!
 //! Source: "Authenticate workloads to Google Cloud APIs using service accounts" in the documentation of Compute Engine.

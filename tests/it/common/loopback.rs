@@ -1,4 +1,4 @@
-//! HTTP servers on the loopback address, whose answers a test defines: stand-ins for services that cannot run here.
+//! HTTP servers on the loopback address with answers that a test defines: stand-ins for services that cannot run here.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -5,7 +5,7 @@
 //! - `command` runs our programs and keeps their output. `tools` replaces the etcd tools by stand-ins.
 //! - `unit` is a fake Juju unit, with fake hook tools.
 //! - `s3` starts a real S3 server, and a proxy that injects faults. `clouds` starts an emulator of Azure or Google.
-//! - `loopback` starts an HTTP server whose answers a test defines.
+//! - `loopback` starts an HTTP server with answers that a test defines.
 //! - `tracer` stops a program at its system calls. `process_tracer` follows all of its children.
 //!
 //! `harness_etcd` and `unit_holds` test the harness itself.
