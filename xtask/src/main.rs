@@ -73,10 +73,10 @@ Long-running checks:
               versions [VERSION...]            (default: all)
   bench     Compare the speed with etcdctl, tar and compressors; write docs/explanation/performance.md.
               bench [--size MB] [--rounds N] [--busy N]... [--no-plot]
-                    [--record] [snapshot|busy|latency|restore|upload]
+                    [--record] [snapshot|gardener|busy|latency|restore|upload]
               --record  write the section of the part that was measured (all parts: always)
               Uploads need rclone, and versitygw in VERSITYGW_BIN or Go. ETCD_3_6_BIN names the
-              directory of etcd 3.6, which is measured too.
+              directory of etcd 3.6, and ETCDBRCTL_BIN gardener's program; both are measured too.
 
 Nothing is installed on this computer, except by `machines --install`. Downloads go to
 cargo's target directory.";

@@ -5,6 +5,7 @@
 
 mod busy;
 mod database;
+mod gardener;
 mod latency;
 mod measure;
 mod options;
@@ -33,6 +34,8 @@ use report::{Line, Row, table};
 const SIZES: [u64; 6] = [10, 50, 200, 500, 1000, 2000];
 /// The size of the database that is saved on a busy machine, in MB.
 const BUSY_SIZE: u64 = 270;
+/// The size of the database for gardener's program, in MB.
+const GARDENER_SIZE: u64 = 335;
 /// The variable that names a directory with the programs of etcd 3.6. Without it, only etcd 3.5 is measured.
 const NEWER_ETCD: &str = "ETCD_3_6_BIN";
 
@@ -91,7 +94,11 @@ fn measure(options: &Options, bin: &Path, minor: &str, content: Content) -> Resu
             add(Part::Busy, bench.measure_busy(*loops, options.rounds)?);
         }
     }
-    if options.part != Some(Part::Busy) {
+    if options.wants(Part::Gardener) && is_first {
+        bench.grow_to(GARDENER_SIZE.min(options.megabytes))?;
+        add(Part::Gardener, bench.measure_gardener(options.rounds)?);
+    }
+    if !matches!(options.part, Some(Part::Busy | Part::Gardener)) {
         bench.grow_to(options.megabytes)?;
     }
     if options.wants(Part::Snapshot) {

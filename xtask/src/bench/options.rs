@@ -9,6 +9,8 @@ use anyhow::{Context, Result, bail};
 pub enum Part {
     /// Snapshots on a quiet machine.
     Snapshot,
+    /// Snapshots by gardener's program.
+    Gardener,
     /// Snapshots on a busy machine.
     Busy,
     /// The latency of puts.
@@ -21,12 +23,14 @@ pub enum Part {
 
 impl Part {
     /// All parts, in the order of the page.
-    pub const ALL: [Self; 5] = [Self::Snapshot, Self::Busy, Self::Latency, Self::Restore, Self::Upload];
+    pub const ALL: [Self; 6] =
+        [Self::Snapshot, Self::Gardener, Self::Busy, Self::Latency, Self::Restore, Self::Upload];
 
     /// Its name, as an argument and as the mark of its section.
     pub fn name(self) -> &'static str {
         match self {
             Self::Snapshot => "snapshot",
+            Self::Gardener => "gardener",
             Self::Busy => "busy",
             Self::Latency => "latency",
             Self::Restore => "restore",
