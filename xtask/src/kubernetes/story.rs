@@ -19,6 +19,8 @@ const APP: &str = "app";
 const OLD: &str = "old";
 const NEW: &str = "new";
 const CONFIG_MAPS: usize = 120;
+/// How many of them are deleted after the snapshot.
+const DELETED: usize = 40;
 const SECRETS: usize = 60;
 const DEPLOYMENTS: usize = 3;
 const REPLICAS: usize = 5;
@@ -55,7 +57,8 @@ pub fn run(cluster: &Cluster) -> Result<Vec<Row>> {
     ensure!(saved["snapshot"]["kubernetes"]["encryption_keys"] == json!([ENCRYPTION_KEY]), "{saved}");
     let objects = objects(cluster)?;
 
-    let mut rows = Vec::new();
+    println!("  import");
+    let mut rows = vec![import_deleted(cluster, archive, &objects)?];
     for (way, changes, options) in [
         ("default", true, &[][..]),
         ("default, a second time in a row", false, &[]),
@@ -105,9 +108,7 @@ fn fill(cluster: &Cluster) -> Result<()> {
 
 /// Changes, creates and deletes objects and namespaces.
 fn change(cluster: &Cluster) -> Result<()> {
-    let names: Vec<String> = (0..40).map(|n| format!("map-{n}")).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    cluster.kubectl(&[&["delete", "configmap", "--namespace", APP], &names[..]].concat())?;
+    delete_config_maps(cluster)?;
     cluster.kubectl(&["label", "configmap", "--all", "--namespace", APP, "--overwrite", "changed=yes"])?;
     cluster.kubectl(&["scale", "deployment", "web-0", "--namespace", APP, "--replicas=2"])?;
     cluster.kubectl(&["delete", "deployment", "web-1", "--namespace", APP])?;
@@ -116,6 +117,12 @@ fn change(cluster: &Cluster) -> Result<()> {
         [namespace(NEW)].into_iter().chain((0..30).map(|n| config_map(NEW, n, "2"))).collect();
     cluster.create(&new)?;
     settle(cluster)
+}
+
+fn delete_config_maps(cluster: &Cluster) -> Result<()> {
+    let names: Vec<String> = (0..DELETED).map(|n| format!("map-{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    cluster.kubectl(&[&["delete", "configmap", "--namespace", APP], &names[..]].concat()).map(drop)
 }
 
 fn namespace(name: &str) -> Value {
@@ -169,6 +176,44 @@ fn check_objects(cluster: &Cluster, wanted: &Value) -> Result<()> {
     let error = refused.err().map(|error| format!("{error:#}")).unwrap_or_default();
     ensure!(error.contains("not found"), "a namespace that was restored away took an object: {error}");
     Ok(())
+}
+
+/// Deletes objects, puts them back with `import`, and measures until every view shows them again.
+fn import_deleted(cluster: &Cluster, archive: &str, wanted: &Value) -> Result<Row> {
+    let deployment = format!("web-{}", DEPLOYMENTS - 1);
+    delete_config_maps(cluster)?;
+    cluster.kubectl(&["delete", "secret", "secret-0", "--namespace", APP])?;
+    cluster.kubectl(&["delete", "deployment", &deployment, "--namespace", APP])?;
+    let pods = || count_pods(cluster, &deployment).unwrap_or(usize::MAX);
+    cluster.wait_until("the pods of the deployment are gone", || pods() == 0)?;
+    settle(cluster)?;
+    let began = now()?;
+    let imported = [
+        ("configmaps", "map-", DELETED),
+        ("secrets", "secret-0", 1),
+        ("deployments", deployment.as_str(), 1),
+    ];
+    for (kind, name, count) in imported {
+        let key = format!("/registry/{kind}/{APP}/{name}");
+        let done =
+            cluster.etcd_backup(&["import", archive, "--prefix", &key, "--only-missing", "--apply"])?;
+        ensure!(done["put"] == count, "{key}: {done}");
+    }
+    let ended = now()?;
+    cluster.wait_until("the pods of the imported deployment exist", || pods() == REPLICAS)?;
+    let row = settled_row(cluster, "deleted objects imported; nothing is restored", began, ended)?;
+    let same = without_versions(objects(cluster)?) == without_versions(wanted.clone());
+    ensure!(same, "after the import, the API server shows other objects than before the snapshot");
+    Ok(row)
+}
+
+/// Removes the resource version of each object. An import cannot bring it back.
+fn without_versions(mut lists: Value) -> Value {
+    let lists_of_objects = lists.as_array_mut().into_iter().flatten();
+    for object in lists_of_objects.filter_map(Value::as_array_mut).flatten() {
+        object["metadata"]["resourceVersion"].take();
+    }
+    lists
 }
 
 /// Waits until all views have been right for some seconds.
