@@ -62,6 +62,10 @@ impl Executor<'_> {
                 systemd::enable(method.systemd_unit())?;
                 self.start()
             }
+            Step::UpgradePrograms => {
+                self.check_others_serve()?;
+                install::upgrade::install_prepared()
+            }
             Step::Restart => {
                 self.check_others_serve()?;
                 method.service().stop(database_size(data_dir))?;
@@ -133,8 +137,32 @@ impl Executor<'_> {
         Ok(())
     }
 
-    /// Starts etcd. systemd reports only that the start failed; the journal has etcd's reason.
+    /// Starts etcd. If it does not start after an upgrade, the earlier programs are put back and started.
     fn start(&self) -> Result<()> {
+        let has_previous = self.facts.method == InstallMethod::Release && install::upgrade::has_previous();
+        match self.start_installed() {
+            Ok(()) if has_previous => install::upgrade::forget_previous(),
+            Err(error) if has_previous => self.roll_back(&error),
+            started => started,
+        }
+    }
+
+    /// Puts the programs before an upgrade back, and starts etcd. Always returns an error.
+    fn roll_back(&self, error: &anyhow::Error) -> Result<()> {
+        let Facts { method, data_dir, .. } = self.facts;
+        let refusal = error.downcast_ref::<Refusal>();
+        let reason = refusal.map_or_else(|| format!("{error:#}"), |refusal| refusal.reason.clone());
+        // systemd may be about to start the new etcd again.
+        method.service().stop(database_size(data_dir))?;
+        install::upgrade::roll_back(&reason)?;
+        match self.start_installed() {
+            Ok(()) => Err(install::upgrade::failure_of(&reason).into()),
+            Err(error) => Err(error.context("the upgraded etcd did not start, and the earlier one does not")),
+        }
+    }
+
+    /// Starts etcd. systemd reports only that the start failed; the journal has etcd's reason.
+    fn start_installed(&self) -> Result<()> {
         let Facts { method, data_dir, .. } = self.facts;
         let unit = method.systemd_unit();
         method.service().start(database_size(data_dir)).map_err(|error| match last_fatal_message(unit) {

@@ -55,6 +55,8 @@ pub enum Step {
     MarkAsServed,
     /// Start etcd, now and at every boot.
     Start,
+    /// Replace the programs by those of another release, which are prepared.
+    UpgradePrograms,
     /// Stop etcd and start it again.
     Restart,
     /// Remove this unit's member from the cluster.
@@ -86,6 +88,7 @@ impl Step {
             Self::Configure => "configuring etcd",
             Self::MarkAsServed => "recording that etcd has served",
             Self::Start => "starting etcd",
+            Self::UpgradePrograms => "upgrading etcd",
             Self::Restart => "restarting etcd with its new configuration",
             Self::Stop => "stopping etcd",
             Self::RemoveGuard => "allowing etcd to be started",
@@ -140,13 +143,18 @@ fn run_plan(facts: &Facts) -> Plan {
     let marks_as_served = lacks_only_served_mark(facts);
     let differs = facts.current_config.as_ref() != Some(&facts.wanted_config);
     let is_outdated = (differs || !facts.is_service_set_up) && !marks_as_served;
-    let needs_restart = facts.is_running && (is_outdated || facts.runs_old_config);
+    let upgrades = facts.has_prepared_upgrade;
+    let needs_restart = facts.is_running && (is_outdated || facts.runs_old_config || upgrades);
     let restarts = needs_restart && may_restart(&facts.cluster);
     // A unit that waits for its turn keeps its file too: a crash of its etcd must not be a restart.
     if is_outdated && (restarts || !facts.is_running) {
         steps.push(Step::Configure);
     }
+    // An etcd that was stopped by an operator is upgraded, and not started.
     let changes_something = !steps.is_empty();
+    if upgrades && (restarts || !facts.is_running) {
+        steps.push(Step::UpgradePrograms);
+    }
     if marks_as_served {
         steps.push(Step::MarkAsServed);
     }
@@ -167,6 +175,11 @@ fn run_plan(facts: &Facts) -> Plan {
         }
     }
     steps.push(Step::UpdatePorts);
+    // The unit keeps its turn, so that no other unit tries the same upgrade.
+    if let Some(failure) = &facts.failed_upgrade {
+        let status = Status::blocked(&failure.reason, &failure.next);
+        return Plan { needs_restart: true, ..Plan::with_status(steps, status) };
+    }
     Plan { steps, status: None, again: false, needs_restart }
 }
 

@@ -6,6 +6,7 @@ use super::etcd_config::{self, Member};
 use super::facts::Facts;
 use super::files::read_optional;
 use super::hook::Hook;
+use super::install::upgrade;
 use super::install_method::InstallMethod;
 use super::listening::{Listening, own_client};
 use super::options::Options;
@@ -92,12 +93,10 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
     ask_for_members(&mut cluster, has_member_dir, &method.etcdctl(), own_client, listening.dir);
     let wanted_config = match &options {
         Ok(options) => {
-            let tls = listening.tls.clone();
             let joins = if has_member_dir { None } else { members_to_join(&cluster) };
-            let (name, data_dir) = (member_name(&own.unit), data_dir.clone());
+            let (name, data_dir, tls) = (member_name(&own.unit), data_dir.clone(), listening.tls.clone());
             let member = Member { name, token, data_dir, tls, joins };
-            let started = current_config.as_ref().filter(|_| has_member_dir);
-            wanted_config(options, &member, &data, started)?
+            wanted_config(options, &member, &data, current_config.as_ref().filter(|_| has_member_dir))?
         }
         Err(_) => String::new(),
     };
@@ -129,6 +128,8 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
             && !has_install_guard,
         has_install_guard,
         is_running: installed.is_some() && main_pid(method.systemd_unit()).is_some(),
+        has_prepared_upgrade: installed == Some(InstallMethod::Release) && upgrade::is_prepared(),
+        failed_upgrade: upgrade::failure().filter(|_| installed == Some(InstallMethod::Release)),
         runs_old_config: runs_old_config(method, listening.dir),
     })
 }
@@ -218,7 +219,7 @@ fn reads_config_file(method: InstallMethod) -> Result<bool> {
 }
 
 /// Whether etcd was last started before its configuration was written, to the second. The authority of a relation is part of
-/// the configuration: etcd reads it only when it starts.
+/// the configuration: etcd reads it only when it starts. So is the program of a release, which an upgrade replaces.
 ///
 /// `false` if systemd is too old to report it, or if the file's time is in the future, as after a wrong clock: then etcd would
 /// be restarted again and again.
@@ -226,7 +227,8 @@ pub fn runs_old_config(method: InstallMethod, certificate_dir: &Path) -> bool {
     let time = |file: &Path| fs::metadata(file).map_or(0, |file| file.mtime());
     let is_relation = certificate_dir == method.relation_certificate_dir();
     let authority = if is_relation { time(&certificate_dir.join("ca.crt")) } else { 0 };
-    let written = time(method.config_file()).max(authority);
+    let program = if method == InstallMethod::Release { time(&method.server()) } else { 0 };
+    let written = time(method.config_file()).max(authority).max(program);
     let started = systemd::active_since(method.systemd_unit());
     written <= now().as_second() && started.is_some_and(|started| started < written)
 }

@@ -166,7 +166,8 @@ impl InstallMethod {
         }
     }
 
-    fn server(self) -> PathBuf {
+    /// Returns the path of the server.
+    pub fn server(self) -> PathBuf {
         match self {
             Self::Snap => PathBuf::from("/snap/etcd/current/bin/etcd"),
             Self::Debian | Self::Release => self.programs()[0].clone(),

@@ -9,11 +9,13 @@ use super::cluster::facts::ClusterFacts;
 use super::cluster::gather::PEER_ENDPOINT;
 use super::cos_relation::{self, Topology};
 use super::db_relation::CLIENT_ENDPOINT;
-use super::decide::{self, Step, decide};
+use super::decide::{self, Plan, Step, decide};
 use super::facts::Facts;
 use super::gather;
 use super::health;
 use super::hook::Hook;
+use super::install;
+use super::install_method::InstallMethod;
 use super::members::HookEnd;
 use super::metrics_server;
 use super::nrpe_relation;
@@ -26,6 +28,7 @@ use crate::cli::for_unit;
 use crate::commands::{Environment, announce_schedule, check, now, schedule};
 use crate::etcd::client::MembershipRefusal;
 use crate::etcd::site::Site;
+use crate::etcd::versions::Version;
 use crate::exchange::DataDir;
 use crate::juju::{Juju, Status};
 use crate::settings::charm_file;
@@ -109,10 +112,11 @@ impl HookRun<'_> {
             let problem = self.write_backup_settings(&Ownership { own: &own, owns_etcd: None });
             return Ok(or_problem(self.status_of_site_file(file, &restore), problem));
         }
-        let (mut facts, certificate_problem) = self.gather(&own, restore.clone())?;
+        let (mut facts, gather_problem) = self.gather(&own, restore.clone())?;
         let owns_etcd = Some(facts.owns_etcd());
         let problem = self.write_backup_settings(&Ownership { own: &own, owns_etcd });
         let mut plan = decide(&facts);
+        forget_previous_programs(&facts, &plan);
         let mut failed = self.apply_steps(&plan.steps, &facts, &own, &mut lock);
         for _ in 1..MAX_PLANS {
             if !plan.again || failed.is_some() {
@@ -131,22 +135,49 @@ impl HookRun<'_> {
         let member_problem = end.settle(&mut facts);
         let status = health::report_own_etcd(self.juju, self.environment, &facts, &own)?;
         let status = or_problem(status, member_problem);
-        Ok(or_problem(or_problem(status, certificate_problem), problem))
+        Ok(or_problem(or_problem(status, gather_problem), problem))
     }
 
-    /// Gathers the facts. Before that, places certificates from the relation if there are new ones. Also returns a status to
-    /// report about the relation.
+    /// Gathers the facts. Before that, places certificates from the relation if there are new ones, and prepares an upgrade if
+    /// another release is attached. Also returns a status to report about them.
     fn gather(&self, own: &UnitRecord, restore: RestoreState) -> Result<(Facts, Option<Status>)> {
         let facts = gather::gather(self.juju, self.hook, own, restore.clone())?;
         let is_ready = facts.is_installed && facts.owns_etcd();
         if self.hook.removes_unit() || !is_ready || decide::status_during_restore(&restore).is_some() {
             return Ok((facts, None));
         }
-        match self.take_certificates(&facts, own) {
-            Ok(outcome) if outcome.changes.is_empty() => Ok((facts, outcome.status)),
-            Ok(outcome) => Ok((gather::gather(self.juju, self.hook, own, restore)?, outcome.status)),
-            Err(error) => Ok((facts, Some(status_of_error(&error, "taking certificates from the relation")))),
+        let mut problem = None;
+        let mut or_none = |error: &anyhow::Error, context: &str| {
+            problem = problem.take().or(Some(status_of_error(error, context)));
+        };
+        let prepared = self.prepare_upgrade(&facts).unwrap_or_else(|error| {
+            or_none(&error, "preparing the upgrade of etcd");
+            None
+        });
+        let taken = self.take_certificates(&facts, own).unwrap_or_else(|error| {
+            or_none(&error, "taking certificates from the relation");
+            tls_relation::Outcome::default()
+        });
+        let problem = problem.or(taken.status);
+        match prepared.is_none() && taken.changes.is_empty() {
+            true => Ok((facts, problem)),
+            false => Ok((gather::gather(self.juju, self.hook, own, restore)?, problem)),
         }
+    }
+
+    /// Prepares an upgrade after a release was attached, which runs this hook.
+    fn prepare_upgrade(&self, facts: &Facts) -> Result<Option<Version>> {
+        if self.hook != Hook::UpgradeCharm || facts.method != InstallMethod::Release {
+            return Ok(None);
+        }
+        let versions = facts.cluster.others.values().filter_map(|published| published.version.as_deref());
+        let all = versions.chain(facts.cluster.version.as_deref()).filter_map(Version::parse);
+        let oldest = Version::oldest(all).context("the version of the installed etcd is unknown")?;
+        let prepared = install::prepare_upgrade(self.juju, &oldest)?;
+        if let Some(version) = &prepared {
+            log(self.juju, &format!("etcd {version} is prepared, and will be started in turn"));
+        }
+        Ok(prepared)
     }
 
     /// Asks for certificates in the relation `certificates` if it exists, and places those that were issued.
@@ -340,6 +371,17 @@ fn status_of_step(error: &anyhow::Error, step: Step, facts: &ClusterFacts) -> St
             Status::new("waiting", "waiting for all members to be healthy before this unit joins")
         }
         _ => status_of_error(error, step.describe()),
+    }
+}
+
+/// Removes the programs before an upgrade if the new etcd was started by something else than a hook.
+fn forget_previous_programs(facts: &Facts, plan: &Plan) {
+    let runs_installed = facts.is_installed && facts.is_running && !plan.needs_restart;
+    if !runs_installed || facts.method != InstallMethod::Release || !install::upgrade::has_previous() {
+        return;
+    }
+    if let Err(error) = install::upgrade::forget_previous() {
+        stderr::print(&format!("removing the programs before the upgrade: {error:#}"));
     }
 }
 

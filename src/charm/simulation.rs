@@ -229,6 +229,8 @@ impl World {
             is_service_set_up: unit.config.is_some(),
             has_install_guard: false,
             is_running: unit.running.is_some(),
+            has_prepared_upgrade: false,
+            failed_upgrade: None,
             runs_old_config: unit.running.is_some() && unit.started < unit.configured,
         }
     }
@@ -318,7 +320,7 @@ impl World {
                 self.unit(number).is_enabled = false;
                 self.unit(number).running = None;
             }
-            Step::RemoveGuard | Step::UpdatePorts => {}
+            Step::RemoveGuard | Step::UpdatePorts | Step::UpgradePrograms => {}
         }
         true
     }

@@ -64,6 +64,14 @@ const BUMPS_REVISIONS: Feature = Feature::since(
 .here("without it, `restore` warns that the revision goes back")
 .source("CHANGELOG-3.4.md v3.4.27, CHANGELOG-3.5.md v3.5.10, CHANGELOG-3.6.md v3.6.0");
 
+/// etcd 3.6 reads the members only from the database, where an older one may list a voter as the learner that it was.
+const STORES_PROMOTIONS: Feature = Feature::since(
+    &[(3, 5, 26)],
+    "the database says that a promoted learner is a voter; 3.6 reads only that",
+)
+.here("the charm upgrades an older 3.5 to 3.6 only by way of a newer 3.5")
+.source("CHANGELOG-3.5.md v3.5.20 and v3.5.26");
+
 /// Only `etcdutl` reads and restores snapshots.
 const NEEDS_ETCDUTL: Feature = Feature::since(
     &[(3, 6, 0)],
@@ -90,7 +98,7 @@ const FIRST_NEW_LOG: (u32, u32) = (3, 6);
 
 /// All differences, the oldest first. Those without a name of their own need no distinction: the code works with both
 /// sides, in the way that the row says.
-pub const TABLE: [Feature; 17] = [
+pub const TABLE: [Feature; 18] = [
     READS_CONFIG_FILE_VARIABLE,
     Feature::since(
         &[(3, 4, 0)],
@@ -128,6 +136,7 @@ pub const TABLE: [Feature; 17] = [
     )
     .here("an archive is given to the tool only after our own reader has read it")
     .source("CHANGELOG-3.5.md v3.5.31, CHANGELOG-3.6.md v3.6.12, pull request 21768"),
+    STORES_PROMOTIONS,
     NEEDS_ETCDUTL,
     CHECKS_DATA_VERSIONS,
     Feature::since(&[(3, 6, 0)], "`snapshot status` counts live keys; before, every record")
@@ -243,6 +252,29 @@ impl Version {
     pub fn can_join(&self, oldest: &Self) -> bool {
         let (own, oldest) = (self.minor, oldest.minor);
         own.major == oldest.major && (own.minor == oldest.minor || own.minor == oldest.minor + 1)
+    }
+
+    /// Returns why members of etcd `from` cannot be upgraded to this version, one after the other while they serve.
+    pub fn upgrade_obstacle(&self, from: &Self) -> Option<String> {
+        let is_other_minor = self.minor != from.minor;
+        if self.is_older_than(from.minor) {
+            return Some(format!("etcd {from} cannot be downgraded to {self}"));
+        }
+        if !self.can_join(from) {
+            let next = Minor { minor: from.minor.minor + 1, ..from.minor };
+            return Some(format!(
+                "etcd {from} must be upgraded to etcd {next} first, and not to {self} at once"
+            ));
+        }
+        if is_other_minor && self.has(CANNOT_READ_OLD_LOGS) {
+            return Some(format!(
+                "etcd {self} does not start on a log that 3.5 or older wrote, and the log of etcd {from} may be older"
+            ));
+        }
+        (is_other_minor && self.has(CHECKS_DATA_VERSIONS) && !from.has(STORES_PROMOTIONS)).then(|| {
+            let first = STORES_PROMOTIONS.first_in(from.minor);
+            format!("etcd {from} must be upgraded to etcd {first} or newer first: etcd {self} could take its voters for learners")
+        })
     }
 
     /// Whether it cannot start on a data directory that etcd `data` served last.
@@ -637,6 +669,32 @@ mod tests {
             "/usr/bin/etcdutl is 3.5.35"
         );
         assert_eq!(programs("3.5.1", None, None).first_of_other_minor(&version("3.5.16")), None);
+    }
+
+    #[test]
+    fn upgrades_by_one_minor_version_while_the_members_serve() {
+        for (from, to, part) in [
+            ("3.4.23", "3.4.45", None),
+            ("3.4.45", "3.4.23", None),
+            ("3.4.45", "3.5.16", None),
+            ("3.5.16", "3.5.35", None),
+            ("3.5.26", "3.6.16", None),
+            ("3.7.1", "3.7.3", None),
+            ("3.5.16", "3.6.16", Some("3.5.26 or newer first")),
+            ("3.5.25", "3.6.0", Some("3.5.26 or newer first")),
+            ("3.4.45", "3.6.16", Some("etcd 3.5 first")),
+            ("3.6.16", "3.7.3", Some("log")),
+            ("3.6.16", "3.5.35", Some("cannot be downgraded")),
+            ("3.5.35", "4.0.0", Some("first")),
+        ] {
+            let version = |text| Version::parse(text).unwrap();
+            let obstacle = version(to).upgrade_obstacle(&version(from));
+            match (part, &obstacle) {
+                (None, None) => {}
+                (Some(part), Some(obstacle)) if obstacle.contains(part) => {}
+                _ => panic!("{from} to {to}: {obstacle:?}"),
+            }
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod debian;
 mod deployment;
 mod documents;
 mod easyrsa;
+mod etcd_versions;
 mod fake_snap;
 mod hook_tools;
 mod interrupted_install;
@@ -74,6 +75,10 @@ const SCENARIOS: &[Scenario] = &[
     ("cluster: three machines", cluster::members),
     ("scaling: certificates from a relation", scaling::certificates),
     ("scaling: from 1 unit to 3 and back to 1", scaling::grow_and_shrink),
+    ("scaling: from 1 unit to 3 and back to 1, on the newest etcd 3.4", etcd_versions::newest_3_4),
+    ("scaling: from 1 unit to 3 and back to 1, on etcd 3.5", etcd_versions::newest_3_5),
+    ("scaling: from 1 unit to 3 and back to 1, on etcd 3.6", etcd_versions::newest_3_6),
+    ("scaling: upgraded from etcd 3.5 to 3.6 under load", etcd_versions::upgrade),
     ("scaling: restored on 1 unit, and grown to 3 again", scaling::restore_and_grow),
     ("scaling: options changed on 3 units under load, and data lost", restarts::in_turn),
     ("scaling: signing requests, renewal and a new CA on 1 unit under load", signing::one_unit),

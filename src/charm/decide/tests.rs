@@ -41,6 +41,8 @@ fn serving() -> Facts {
         is_service_set_up: true,
         has_install_guard: false,
         is_running: true,
+        has_prepared_upgrade: false,
+        failed_upgrade: None,
         runs_old_config: false,
     }
 }
@@ -138,6 +140,33 @@ fn restarts_etcd_only_for_a_new_configuration() {
         &Facts { is_service_set_up: false, ..serving() },
         &[Step::Configure, Step::Restart, Step::UpdatePorts],
     );
+}
+
+#[test]
+fn upgrades_with_the_restart_of_its_turn() {
+    let prepared = Facts { has_prepared_upgrade: true, method: InstallMethod::Release, ..serving() };
+    assert_steps(&prepared, &[Step::UpgradePrograms, Step::Restart, Step::UpdatePorts]);
+    let changed = Facts { wanted_config: own_config("b"), ..prepared.clone() };
+    assert_steps(&changed, &[Step::Configure, Step::UpgradePrograms, Step::Restart, Step::UpdatePorts]);
+    let mut waiting = prepared.clone();
+    waiting.cluster.units = [("etcd/0", "active"), ("etcd/1", "active")]
+        .map(|(name, status)| (name.to_owned(), GoalUnit { status: status.to_owned() }))
+        .into();
+    let plan = decide(&waiting);
+    assert_eq!((plan.steps.as_slice(), plan.waits_for_turn()), (&[Step::UpdatePorts][..], true));
+    // An operator has stopped etcd.
+    let stopped = decide(&Facts { is_running: false, hook: Hook::UpgradeCharm, ..prepared });
+    assert_eq!(stopped.steps, [Step::UpgradePrograms]);
+    assert!(stopped.status.unwrap().message.contains("etcd is not running"));
+}
+
+#[test]
+fn keeps_its_turn_after_a_failed_upgrade() {
+    let refusal = Refusal::new("the upgrade failed", "juju attach-resource");
+    let plan = decide(&Facts { failed_upgrade: Some(refusal), ..serving() });
+    assert_eq!((plan.steps.as_slice(), plan.needs_restart), (&[Step::UpdatePorts][..], true));
+    let status = plan.status.unwrap();
+    assert!(status.is_blocked() && status.message.contains("the upgrade failed; next: juju"), "{status:?}");
 }
 
 #[test]

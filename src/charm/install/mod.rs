@@ -6,15 +6,18 @@ pub mod command;
 mod debian;
 mod release;
 mod snap;
+pub mod upgrade;
 
 pub use snap::connect_removable_media;
 
 use super::install_method::InstallMethod;
 use super::options::Options;
 use crate::error::Refusal;
+use crate::etcd::versions::Version;
 use crate::juju::{Juju, Resource};
 use anyhow::Result;
 use command::Proxies;
+use std::fs;
 
 /// Installs etcd by `method`.
 ///
@@ -30,5 +33,17 @@ pub fn install(method: InstallMethod, options: &Options, juju: &Juju, proxies: P
             Resource::At(path) => release::install(&path),
             Resource::Missing(reason) => Err(Refusal::new(reason, release::NEXT).into()),
         },
+    }
+}
+
+/// Prepares an upgrade if a release is attached that is not the installed one. `oldest` is the version of the oldest member of the
+/// cluster, including this one. Returns the version that was prepared.
+///
+/// # Errors
+/// If the attached release cannot replace the installed one.
+pub fn prepare_upgrade(juju: &Juju, oldest: &Version) -> Result<Option<Version>> {
+    match juju.resource("etcd")? {
+        Resource::At(path) if fs::metadata(&path)?.len() > 0 => upgrade::prepare(&path, oldest),
+        _ => Ok(None),
     }
 }

@@ -20,10 +20,11 @@ use std::path::Path;
 pub(super) const NEXT: &str = "juju attach-resource APPLICATION etcd=etcd-vX.Y.Z-linux-ARCH.tar.gz";
 /// The programs, in the order in which they are installed. The installation is complete with the last one; etcd 3.4 has no
 /// etcdutl.
-const PROGRAMS: [&str; 3] = ["etcdutl", "etcdctl", "etcd"];
+pub(super) const PROGRAMS: [&str; 3] = ["etcdutl", "etcdctl", "etcd"];
 /// The size limit of a program, in bytes. No program of etcd is a quarter as large.
 const MAX_PROGRAM_SIZE: u64 = 256 << 20;
-const BIN: &str = "/usr/local/bin";
+/// The directory of the programs.
+pub(super) const BIN: &str = "/usr/local/bin";
 const UNITS: &str = "/etc/systemd/system";
 /// The systemd unit of the Debian package, for programs in `/usr/local/bin`.
 const UNIT: &str = "\
@@ -54,10 +55,16 @@ pub(super) fn install(archive: &Path) -> Result<()> {
         install_programs(&bin, &found)
     });
     // Also after an error: the drafts may be filling the disk.
+    remove_drafts(&bin)?;
+    installed
+}
+
+/// Removes the unpacked programs that were not installed.
+pub(super) fn remove_drafts(bin: &Dir) -> Result<()> {
     for name in PROGRAMS {
         bin.remove_file(&draft(name))?;
     }
-    installed
+    Ok(())
 }
 
 /// Installs the systemd unit and the user, and then the programs that need them.
@@ -98,7 +105,7 @@ fn not_a_release(reason: impl Display) -> Refusal {
 
 /// Unpacks the programs under draft names, by which nothing runs them. Other entries of the archive are skipped. Only a
 /// read error is blamed on the archive.
-fn unpack(archive: &Path, bin: &Dir) -> Result<Vec<&'static str>> {
+pub(super) fn unpack(archive: &Path, bin: &Dir) -> Result<Vec<&'static str>> {
     let file = File::open(archive).with_context(|| format!("opening {}", archive.display()))?;
     let mut tar = tar::Archive::new(flate2::read::MultiGzDecoder::new(file));
     let mut is_found = [false; PROGRAMS.len()];
@@ -132,7 +139,7 @@ fn unpack(archive: &Path, bin: &Dir) -> Result<Vec<&'static str>> {
 }
 
 /// Checks that each program runs. Those of a release for another processor do not.
-fn check_programs_run(bin: &Dir, found: &[&str]) -> Result<()> {
+pub(super) fn check_programs_run(bin: &Dir, found: &[&str]) -> Result<()> {
     for name in found {
         let argument = if *name == "etcd" { "--version" } else { "version" };
         let run = Program::new(bin.path().join(draft(name))).args([argument]).run();
@@ -142,7 +149,7 @@ fn check_programs_run(bin: &Dir, found: &[&str]) -> Result<()> {
 }
 
 /// Refuses a release that lacks the program which its etcdctl needs to read and restore snapshots.
-fn check_complete(bin: &Dir, found: &[&str]) -> Result<()> {
+pub(super) fn check_complete(bin: &Dir, found: &[&str]) -> Result<()> {
     if found.contains(&"etcdutl") {
         return Ok(());
     }
@@ -182,17 +189,21 @@ fn rename_drafts(bin: &Dir, found: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn same_file(dir: &Dir, one: &str, other: &str) -> Result<bool> {
-    let read = |name: &str| -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        dir.read(name)?.take(MAX_PROGRAM_SIZE + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
+/// Whether the file `one` exists and has the content of `other`.
+pub(super) fn same_file(dir: &Dir, one: &str, other: &str) -> Result<bool> {
     // The charm never installs a symlink.
-    Ok(dir.read(one).is_ok() && read(one)? == read(other)?)
+    Ok(dir.read(one).is_ok() && read_program(dir, one)? == read_program(dir, other)?)
 }
 
-fn draft(name: &str) -> String {
+/// Reads a program.
+pub(super) fn read_program(dir: &Dir, name: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    dir.read(name)?.take(MAX_PROGRAM_SIZE + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Returns the name of an unpacked program, by which nothing runs it.
+pub(super) fn draft(name: &str) -> String {
     format!(".{name}.etcd-charm")
 }
 

@@ -182,6 +182,17 @@ impl<'m> Deployment<'m> {
         bail!("the units do not come to rest: {:?}", self.hooks)
     }
 
+    /// Runs `juju attach-resource etcd etcd=RELEASE`: every unit then runs `upgrade-charm`.
+    pub fn attach_release(&mut self, release: &Path) -> Result<()> {
+        let units = self.model.units(APPLICATION);
+        for unit in &units {
+            let attached = format!("{}/controller/etcd/etcd.tar.gz", agent(unit));
+            self.machine(unit)?.copy_in(release, &attached)?;
+        }
+        let due: Vec<_> = units.into_iter().map(|unit| (unit, Hook::upgrade_charm())).collect();
+        self.run_together(&due)
+    }
+
     /// Runs `update-status` of a unit.
     pub fn update_status(&mut self, unit: &str) -> Result<()> {
         self.run_together(&[(unit.to_owned(), Hook::update_status())])

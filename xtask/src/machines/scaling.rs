@@ -21,7 +21,7 @@ const HEALTHY: &str = "active 1 member, healthy";
 pub(super) const ADDRESSES: [&str; 3] = ["10.9.9.1", "10.9.9.2", "10.9.9.3"];
 pub(super) const TLS: &str = "/etc/etcd/relation-tls";
 /// The files of a removed unit. A new unit is usually on a new machine.
-const OF_EARLIER_UNIT: [&str; 8] = [
+const OF_EARLIER_UNIT: [&str; 9] = [
     "/var/lib/etcd",
     "/etc/etcd",
     "/etc/default/etcd",
@@ -29,6 +29,7 @@ const OF_EARLIER_UNIT: [&str; 8] = [
     "/etc/systemd/system/etcd.service.d",
     "/usr/local/bin/etcd",
     "/usr/local/bin/etcdctl",
+    "/usr/local/bin/etcdutl",
     "/var/lib/juju",
 ];
 
@@ -109,32 +110,59 @@ pub(super) fn etcdctl(machine: &Machine, address: &str, words: &[&str]) -> Resul
 
 /// Boots three machines without etcd on one network, at [`ADDRESSES`]. Also returns the path of a release of etcd.
 pub(super) fn three_machines(test_bed: &TestBed) -> Result<([Machine; 3], PathBuf)> {
-    let machines = [empty(test_bed)?, empty(test_bed)?, empty(test_bed)?];
-    super::network::connect(&machines)?;
+    let machines = three_empty_machines(test_bed)?;
     let release = release(machines[0].path("/root")?.as_path())?;
     Ok((machines, release))
 }
 
-/// Creates a release archive like those of the etcd project, from the older programs that the tests run.
+/// Boots three machines without etcd on one network, at [`ADDRESSES`].
+pub(super) fn three_empty_machines(test_bed: &TestBed) -> Result<[Machine; 3]> {
+    let machines = [empty(test_bed)?, empty(test_bed)?, empty(test_bed)?];
+    super::network::connect(&machines)?;
+    Ok(machines)
+}
+
+/// Creates a release archive of the oldest etcd, that of Debian 12.
 pub(super) fn release(at: &Path) -> Result<PathBuf> {
-    let bin = etcd::ensure(&workspace::target_directory()?, &etcd::OLD)?;
-    let path = at.join("etcd.tar.gz");
+    release_of(&etcd::from_debian(&workspace::target_directory()?, &etcd::OLD)?, at)
+}
+
+/// Creates a release archive like those of the etcd project, from the programs in `bin`, in the directory `at`.
+pub(super) fn release_of(bin: &Path, at: &Path) -> Result<PathBuf> {
+    let path = at.join(format!("etcd-{}.tar.gz", etcd::version_of(bin)?));
     let mut tar = Command::new("tar");
-    tar.arg("czf").arg(&path).arg("--transform=s,^,etcd-v3.4-linux/,").arg("-C").arg(bin);
-    command::output(tar.args(["etcd", "etcdctl"]))?;
+    tar.arg("czf").arg(&path).arg("--transform=s,^,etcd-linux/,").arg("-C").arg(bin);
+    let programs = ["etcd", "etcdctl", "etcdutl"].into_iter().filter(|program| bin.join(program).exists());
+    command::output(tar.args(programs))?;
     Ok(path)
 }
 
-/// One unit that was deployed without certificates becomes a member on the network; two more join it, one after the other; the
-/// first and the last of them leave again.
+/// One unit grows to three and back to one. With authentication enabled, a new unit waits for the commands in its status.
 pub fn grow_and_shrink(test_bed: &TestBed) -> Result<String> {
     let (machines, release) = three_machines(test_bed)?;
-    let [first, second, third] = &machines;
     let mut deployment = Deployment::new()?;
-    let zero = deployment.add_unit(test_bed, first, ADDRESSES[0], &release)?;
+    let one = grow_to_three_and_shrink(test_bed, &mut deployment, &machines, &release)?;
+    remove_files_of_earlier_unit(&machines[2])?;
+    let three = deployment.add_unit(test_bed, &machines[2], ADDRESSES[2], &release)?;
+    join_with_authentication(&mut deployment, [&one, &three])?;
+    Ok("1, 2, 3 members, and back to 1; all keys on every member; refused with authentication, and joined after the \
+        commands in the status"
+        .to_owned())
+}
+
+/// One unit that was deployed without certificates becomes a member on the network; two more join it, one after the other; the
+/// first and the last of them leave again. Returns the unit that is left.
+pub(super) fn grow_to_three_and_shrink<'m>(
+    test_bed: &TestBed,
+    deployment: &mut Deployment<'m>,
+    machines: &'m [Machine; 3],
+    release: &Path,
+) -> Result<String> {
+    let [first, second, third] = machines;
+    let zero = deployment.add_unit(test_bed, first, ADDRESSES[0], release)?;
     deployment.settle()?;
     deployment.check_status(&zero, &[HEALTHY])?;
-    let one = deployment.add_unit(test_bed, second, ADDRESSES[1], &release)?;
+    let one = deployment.add_unit(test_bed, second, ADDRESSES[1], release)?;
     deployment.settle()?;
     deployment.check_status(&one, &["blocked ", "needs certificates to join etcd/0", "juju integrate"])?;
     deployment.client = Some(DbClient::relate(&mut deployment.model));
@@ -146,43 +174,38 @@ pub fn grow_and_shrink(test_bed: &TestBed) -> Result<String> {
     let easyrsa = Easyrsa::relate(&mut deployment.model)?;
     deployment.provide(easyrsa);
     deployment.settle()?;
-    check_cluster(&deployment, &[&zero, &one])?;
+    check_cluster(deployment, &[&zero, &one])?;
     deployment.check_status(&zero, &["active voter, 2 members: none may fail"])?;
-    let two = deployment.add_unit(test_bed, third, ADDRESSES[2], &release)?;
+    let two = deployment.add_unit(test_bed, third, ADDRESSES[2], release)?;
     deployment.settle()?;
-    check_cluster(&deployment, &[&zero, &one, &two])?;
+    check_cluster(deployment, &[&zero, &one, &two])?;
     for unit in [&zero, &one, &two] {
         deployment.update_status(unit)?;
         deployment.check_status(unit, &["active voter, 3 members, healthy"])?;
     }
-    client(&deployment)?.check(&deployment.model, &ADDRESSES)?;
-    client(&deployment)?.check_published_before_joining(&two, ADDRESSES[2])?;
+    client(deployment)?.check(&deployment.model, &ADDRESSES)?;
+    client(deployment)?.check_published_before_joining(&two, ADDRESSES[2])?;
     let pids: Vec<String> = machines.iter().map(super::charm::pid).collect::<Result<_>>()?;
     fill(first)?;
 
     // The unit with the first member leaves; the others have all keys.
     deployment.model.remove_unit(&zero);
     deployment.settle()?;
-    check_cluster(&deployment, &[&one, &two])?;
+    check_cluster(deployment, &[&one, &two])?;
     ensure!(
         super::charm::pid(second)? == pids[1] && super::charm::pid(third)? == pids[2],
         "etcd was restarted"
     );
     deployment.model.remove_unit(&two);
     deployment.settle()?;
-    check_cluster(&deployment, &[&one])?;
+    check_cluster(deployment, &[&one])?;
     // No hook of the other units runs after a unit has left.
     deployment.update_status(&one)?;
     deployment.check_status(&one, &[HEALTHY])?;
-    let text = client(&deployment)?.check(&deployment.model, &ADDRESSES[1..2])?;
+    let text = client(deployment)?.check(&deployment.model, &ADDRESSES[1..2])?;
     use_as_client(third, &text)?;
 
-    remove_files_of_earlier_unit(third)?;
-    let three = deployment.add_unit(test_bed, third, ADDRESSES[2], &release)?;
-    join_with_authentication(&mut deployment, [&one, &three])?;
-    Ok("1, 2, 3 members, and back to 1; all keys on every member; refused with authentication, and joined after the \
-        commands in the status"
-        .to_owned())
+    Ok(one)
 }
 
 /// Enables authentication on the only member. A new unit is `blocked` until the commands in its status were typed.

@@ -69,6 +69,11 @@ impl Hook {
         Self::plain("update-status", Done::Nothing)
     }
 
+    /// The hook that Juju runs after a refresh of the charm, and after a resource was attached.
+    pub fn upgrade_charm() -> Self {
+        Self::plain("upgrade-charm", Done::Nothing)
+    }
+
     fn of_relation(id: &str, event: &str, remote: Option<&str>, done: Done) -> Self {
         let endpoint = id.split(':').next().unwrap_or_default();
         Self {

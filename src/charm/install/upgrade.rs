@@ -1,0 +1,254 @@
+//! Upgrades etcd to another release in the charm resource `etcd`. The new programs are first prepared next to the installed ones,
+//! and take their places when the unit may restart its etcd. The installed ones are kept until the new etcd has started, and are
+//! put back if it does not start.
+//!
+//! Must never prepare a version on which the cluster would not serve any more, and never run a new program before its turn.
+
+use super::release::{
+    BIN, NEXT, PROGRAMS, check_complete, check_programs_run, draft, read_program, remove_drafts, same_file,
+    unpack,
+};
+use crate::error::Refusal;
+use crate::etcd::versions::Version;
+use crate::system::durable::{Dir, RUNNABLE, read_small_text};
+use crate::system::process::Program;
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::Path;
+
+/// The file that contains the reason why an upgraded etcd did not start. It exists until another release is attached.
+const FAILED: &str = ".etcd.etcd-charm-failed";
+
+/// Prepares the release in `archive`, unless it is the installed one. `oldest` is the version of the oldest member of the cluster,
+/// including this one. Returns the version that was prepared.
+///
+/// # Errors
+/// If the archive is not a release, or if its version cannot replace the installed one.
+pub fn prepare(archive: &Path, oldest: &Version) -> Result<Option<Version>> {
+    let bin = Dir::open(Path::new(BIN))?;
+    // The agent downloads a resource before it is installed, and again only if it has changed.
+    // A release that failed is tried again.
+    let has_failed = bin.inode(FAILED)?.is_some();
+    if !has_failed && is_older(archive, &bin.path().join("etcd"))? {
+        return Ok(None);
+    }
+    bin.remove_file(FAILED)?;
+    let prepared = unpack(archive, &bin).and_then(|found| {
+        check_programs_run(&bin, &found)?;
+        check_complete(&bin, &found)?;
+        prepare_drafts(&bin, &found, oldest)
+    });
+    // Also after an error: the drafts may be filling the disk.
+    remove_drafts(&bin)?;
+    prepared
+}
+
+/// Whether all of a release is prepared.
+pub fn is_prepared() -> bool {
+    Path::new(BIN).join(prepared("etcd")).exists()
+}
+
+/// Puts the prepared programs in the places of the installed ones, which are kept. An etcd that runs is not affected.
+///
+/// # Errors
+/// If a program cannot be written.
+pub fn install_prepared() -> Result<()> {
+    let bin = Dir::open(Path::new(BIN))?;
+    keep_installed(&bin)?;
+    replace_programs(&bin)
+}
+
+/// Whether programs are kept, because no etcd of the new release has started.
+pub fn has_previous() -> bool {
+    Path::new(BIN).join(previous("etcd")).exists()
+}
+
+/// Removes the programs that were kept, after the new etcd has started.
+///
+/// # Errors
+/// If a program cannot be removed.
+pub fn forget_previous() -> Result<()> {
+    remove_previous(&Dir::open(Path::new(BIN))?)
+}
+
+/// Puts the programs back that were kept, and records `reason`, which explains why the new etcd does not start.
+///
+/// # Errors
+/// If a file cannot be written. Then this can be repeated.
+pub fn roll_back(reason: &str) -> Result<()> {
+    let bin = Dir::open(Path::new(BIN))?;
+    bin.replace(FAILED, reason.as_bytes())?;
+    restore_previous(&bin)
+}
+
+/// Returns the refusal to try the upgrade again if the new etcd did not start.
+pub fn failure() -> Option<Refusal> {
+    read_small_text(&Path::new(BIN).join(FAILED)).ok().map(|reason| failure_of(&reason))
+}
+
+/// Returns the refusal to try the upgrade again, after the earlier etcd was started.
+pub fn failure_of(reason: &str) -> Refusal {
+    let reason = format!("the upgrade failed, and etcd runs with its earlier programs: {reason}");
+    Refusal::new(reason, format!("{NEXT} (another release, or the one that runs)"))
+}
+
+/// Whether the file `one` was last written before `other`.
+fn is_older(one: &Path, other: &Path) -> Result<bool> {
+    let time = |file: &Path| fs::metadata(file).and_then(|file| file.modified());
+    let time = |file: &Path| time(file).with_context(|| format!("looking at {}", file.display()));
+    Ok(time(one)? < time(other)?)
+}
+
+/// Renames the drafts of an upgrade. The preparation is complete with the last of them, which is that of the server.
+fn prepare_drafts(bin: &Dir, found: &[&str], oldest: &Version) -> Result<Option<Version>> {
+    // Those of a release that was attached before.
+    for name in PROGRAMS.into_iter().rev() {
+        bin.remove_file(&prepared(name))?;
+    }
+    let mut differs = false;
+    for name in found {
+        differs |= !same_file(bin, name, &draft(name))?;
+    }
+    if !differs {
+        return Ok(None);
+    }
+    let output = Program::new(bin.path().join(draft("etcd"))).args(["--version"]).run();
+    let new = Version::from_output(&output?.text(), "etcd Version:");
+    let new = new.context("the new etcd does not print its version")?;
+    if let Some(obstacle) = new.upgrade_obstacle(oldest) {
+        return Err(Refusal::new(format!("etcd is not upgraded: {obstacle}"), NEXT).into());
+    }
+    for name in found {
+        bin.rename_noreplace(bin, &draft(name), &prepared(name))?;
+    }
+    Ok(Some(new))
+}
+
+/// Replaces one program after the other, each in one step. The server, by which a preparation is recognized, comes last.
+fn replace_programs(bin: &Dir) -> Result<()> {
+    for name in PROGRAMS {
+        let prepared = prepared(name);
+        if bin.inode(&prepared)?.is_some() {
+            bin.replace_for(name, &read_program(bin, &prepared)?, RUNNABLE, None)?;
+            bin.remove_file(&prepared)?;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps copies of the installed programs. Those of an earlier upgrade stay, because the programs that followed them have not
+/// started. The copies are complete with that of the server.
+fn keep_installed(bin: &Dir) -> Result<()> {
+    if bin.inode(&previous("etcd"))?.is_some() {
+        return Ok(());
+    }
+    remove_previous(bin)?;
+    for name in PROGRAMS {
+        if bin.inode(name)?.is_some() {
+            bin.replace_for(&previous(name), &read_program(bin, name)?, RUNNABLE, None)?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts all kept programs back, and then removes the copies: a process that was killed in between repeats this.
+fn restore_previous(bin: &Dir) -> Result<()> {
+    for name in PROGRAMS {
+        match bin.inode(&previous(name))? {
+            Some(_) => bin.replace_for(name, &read_program(bin, &previous(name))?, RUNNABLE, None)?,
+            // etcd 3.4 has no etcdutl.
+            None => bin.remove_file(name)?,
+        }
+    }
+    remove_previous(bin)
+}
+
+/// Removes the copies, that of the server first: the others alone are not put back.
+fn remove_previous(bin: &Dir) -> Result<()> {
+    for name in PROGRAMS.into_iter().rev() {
+        bin.remove_file(&previous(name))?;
+    }
+    bin.sync()
+}
+
+fn prepared(name: &str) -> String {
+    format!(".{name}.etcd-charm-next")
+}
+
+fn previous(name: &str) -> String {
+    format!(".{name}.etcd-charm-previous")
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files of a test need not be durable")]
+mod tests {
+    use super::*;
+
+    /// A directory with the programs of 3.5.35, and drafts of `version`.
+    fn upgrade(version: &str) -> (tempfile::TempDir, Result<Option<Version>>) {
+        let home = tempfile::tempdir().unwrap();
+        let bin = Dir::open(home.path()).unwrap();
+        let program = |version: &str| format!("#!/bin/sh\necho 'etcd Version: {version}'\n");
+        for name in PROGRAMS {
+            bin.replace_for(name, program("3.5.35").as_bytes(), RUNNABLE, None).unwrap();
+            bin.replace_for(&draft(name), program(version).as_bytes(), RUNNABLE, None).unwrap();
+        }
+        let result = prepare_drafts(&bin, &PROGRAMS, &Version::parse("3.5.35").unwrap());
+        (home, result)
+    }
+
+    #[test]
+    fn the_installed_programs_stay_until_the_upgrade() {
+        let (home, prepared) = upgrade("3.6.16");
+        assert_eq!(prepared.unwrap(), Version::parse("3.6.16"));
+        let read = |name: &str| fs::read_to_string(home.path().join(name)).unwrap();
+        assert!(PROGRAMS.iter().all(|name| read(name).contains("3.5.35")));
+        let bin = Dir::open(home.path()).unwrap();
+        // A hook that was killed in the middle is repeated.
+        fs::remove_file(home.path().join(super::prepared("etcdutl"))).unwrap();
+        fs::write(home.path().join("etcdutl"), read(&super::prepared("etcdctl"))).unwrap();
+        replace_programs(&bin).unwrap();
+        replace_programs(&bin).unwrap();
+        assert!(PROGRAMS.iter().all(|name| read(name).contains("3.6.16")));
+        assert_eq!(bin.names().unwrap(), ["etcd", "etcdctl", "etcdutl"]);
+    }
+
+    #[test]
+    fn puts_the_programs_of_the_last_start_back() {
+        let (home, prepared) = upgrade("3.6.16");
+        assert!(prepared.unwrap().is_some());
+        let bin = Dir::open(home.path()).unwrap();
+        // etcd 3.4 has no etcdutl.
+        bin.remove_file("etcdutl").unwrap();
+        keep_installed(&bin).unwrap();
+        replace_programs(&bin).unwrap();
+        // A hook that was killed after the exchange does not keep the new programs.
+        keep_installed(&bin).unwrap();
+        let read = |name: &str| fs::read_to_string(home.path().join(name)).unwrap();
+        assert!(PROGRAMS.iter().all(|name| read(name).contains("3.6.16")));
+        restore_previous(&bin).unwrap();
+        assert_eq!(bin.names().unwrap(), ["etcd", "etcdctl"]);
+        assert!(["etcd", "etcdctl"].iter().all(|name| read(name).contains("3.5.35")));
+    }
+
+    #[test]
+    fn prepares_only_another_version_that_can_follow() {
+        let (home, same) = upgrade("3.5.35");
+        assert_eq!(same.unwrap(), None);
+        assert!(!home.path().join(prepared("etcd")).exists());
+        let (home, prepared_earlier) = upgrade("3.6.16");
+        assert!(prepared_earlier.unwrap().is_some());
+        let bin = Dir::open(home.path()).unwrap();
+        for name in PROGRAMS {
+            bin.replace_for(&draft(name), &read_program(&bin, name).unwrap(), RUNNABLE, None).unwrap();
+        }
+        assert_eq!(prepare_drafts(&bin, &PROGRAMS, &Version::parse("3.5.35").unwrap()).unwrap(), None);
+        assert!(!home.path().join(prepared("etcd")).exists(), "the earlier release would be installed");
+        for (version, part) in [("3.4.45", "downgraded"), ("3.7.3", "3.6 first")] {
+            let (home, refused) = upgrade(version);
+            let refused = refused.unwrap_err().to_string();
+            assert!(refused.contains(part) && refused.contains("attach-resource"), "{refused}");
+            assert!(!home.path().join(prepared("etcd")).exists());
+        }
+    }
+}
