@@ -85,6 +85,7 @@ const SCENARIOS: &[Scenario] = &[
     ("scaling: a new CA on 3 units under load", signing::three_units),
     ("scaling: a random sequence", random::sequence),
     ("documents: every command, typed", documents::typed),
+    ("monitoring: check_nrpe runs the check of backups", monitoring::nrpe),
     ("monitoring: an observability agent reads metrics", monitoring::agent),
     ("schedule: a timer, from installation to removal", schedule::life),
     ("package: installed, used and removed", package::life),

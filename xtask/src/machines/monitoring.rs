@@ -1,15 +1,113 @@
-//! A unit that is monitored by an observability agent, which reads metrics on loopback.
+//! A unit that is monitored: by a real NRPE daemon, and by an observability agent that reads metrics on loopback.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::charm::{HEALTHY, check_listens_on_loopback_only, empty, offer_packages, pid};
+use super::charm::{HEALTHY, check_listens_on_loopback_only, downloaded, empty, offer_packages, pid};
 use super::machine::Machine;
-use super::scenario;
+use super::scenario::{self, CHARM};
 use super::test_bed::TestBed;
 use super::unit::Unit;
 
+/// NRPE with its client and sudo, and the libraries that a small Debian lacks for them.
+const NRPE_PACKAGES: [&str; 13] = [
+    "nagios-nrpe-server",
+    "nagios-nrpe-plugin",
+    "sudo",
+    "libwrap0",
+    "libnsl2",
+    "libtirpc3",
+    "libtirpc-common",
+    "libgssapi-krb5-2",
+    "libkrb5-3",
+    "libk5crypto3",
+    "libkrb5support0",
+    "libkeyutils1",
+    "libcom-err2",
+];
+const COMMAND: &str = "/etc/nagios/nrpe.d/check_etcd_backup.cfg";
+const RULE: &str = "/etc/sudoers.d/etcd-charm-nrpe";
+const NRPE: &str = "nrpe-external-master:7";
 const AGENT: &str = "cos-agent:8";
+
+/// A real NRPE daemon runs the check by sudo, as its user nagios, which may run nothing else as root.
+pub fn nrpe(test_bed: &TestBed) -> Result<String> {
+    let machine = empty(test_bed)?;
+    offer_packages(&machine)?;
+    let unit = Unit::deploy_built(&machine, test_bed)?;
+    unit.hook("install", &[HEALTHY])?;
+    unit.relate(NRPE, "nrpe")?;
+    unit.relation_hook("nrpe-external-master-relation-created", NRPE)?;
+    ensure!(!machine.path(COMMAND)?.exists(), "there is a command before NRPE is installed");
+    let monitors = unit.relation_data(NRPE)?;
+    let monitors: Value = serde_yaml::from_str(monitors["monitors"].as_str().context("no monitors")?)?;
+    let announced = monitors["monitors"]["remote"]["nrpe"]["etcd_backup"]["command"].clone();
+    ensure!(announced == "check_etcd_backup", "{monitors}");
+
+    install_nrpe(&machine)?;
+    unit.relation_hook("nrpe-external-master-relation-changed", NRPE)?;
+    expect(&machine, 2, &["BACKUP CRITICAL - there is no good backup", "| age=U;"])?;
+    scenario::fill(&machine)?;
+    unit.action("backup", json!({}))?;
+    expect(&machine, 0, &["BACKUP OK - ", "archives=1"])?;
+    // The daemon is not restarted without need.
+    let daemon = nrpe_pid(&machine)?;
+    unit.hook("update-status", &[HEALTHY])?;
+    ensure!(nrpe_pid(&machine)? == daemon, "NRPE was restarted");
+    damage_archive(&machine)?;
+    let verdict = unit.action("verify-snapshot", json!({"snapshot": "latest"}));
+    let verdict = verdict.err().context("the archive is damaged")?.to_string();
+    ensure!(verdict.contains("damaged"), "{verdict}");
+    expect(&machine, 2, &["BACKUP CRITICAL - ", "damaged=1"])?;
+
+    for forbidden in ["check --help", "check warn=1s", "restore", "snapshot"] {
+        let words = format!("runuser -u nagios -- sudo -n {CHARM}/actions/{forbidden}");
+        let out = machine.attempt(&words.split(' ').collect::<Vec<_>>())?;
+        let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+        ensure!(stderr.contains("a password is required"), "nagios may run {forbidden:?} as root: {stderr}");
+    }
+    unit.relation_hook("nrpe-external-master-relation-broken", NRPE)?;
+    for file in [COMMAND, RULE] {
+        ensure!(!machine.path(file)?.exists(), "{file} is left");
+    }
+    expect(&machine, 3, &["not defined"])?;
+    Ok("check_nrpe printed the words and statuses of check: no backup, a good one, a damaged one".to_owned())
+}
+
+/// Installs NRPE and sudo, as the charm of NRPE does. The packages are downloaded once.
+fn install_nrpe(machine: &Machine) -> Result<()> {
+    for deb in downloaded("nrpe", &NRPE_PACKAGES)? {
+        let name = deb.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        machine.copy_in(&deb, &format!("/srv/nrpe/{name}"))?;
+    }
+    machine.run(&["sh", "-c", "DEBIAN_FRONTEND=noninteractive dpkg --install /srv/nrpe/*.deb"]).map(drop)
+}
+
+fn nrpe_pid(machine: &Machine) -> Result<String> {
+    machine.run(&["systemctl", "show", "--property=MainPID", "nagios-nrpe-server.service"])
+}
+
+/// Runs check_nrpe, which must print all `parts` and end with `status`.
+fn expect(machine: &Machine, status: i32, parts: &[&str]) -> Result<()> {
+    // The daemon may be starting.
+    let ask = "for n in 1 2 3 4 5 6 7 8 9; do \
+                   out=$(/usr/lib/nagios/plugins/check_nrpe -H 127.0.0.1 -c check_etcd_backup); code=$?; \
+                   case $out in *refused*) sleep 0.3;; *) break;; esac; \
+               done; printf %s \"$out\"; exit $code";
+    let out = machine.attempt(&["sh", "-c", ask])?;
+    let stdout = String::from_utf8_lossy(&out.stdout).into_owned();
+    if out.status.code() != Some(status) || !parts.iter().all(|part| stdout.contains(part)) {
+        bail!("check_nrpe should end with {status} and {parts:?}: {} {stdout}", out.status);
+    }
+    Ok(())
+}
+
+/// Overwrites bytes of the database in the only archive.
+fn damage_archive(machine: &Machine) -> Result<()> {
+    let script = "cd /home/ubuntu/etcd-snapshots && set -- *.tar.gz && [ $# = 1 ] && \
+                  printf damaged | dd of=\"$1\" bs=1 seek=2000 conv=notrunc status=none";
+    machine.run(&["sh", "-c", script]).map(drop)
+}
 
 /// An agent reads the metrics of etcd and of the backups on loopback. Nothing is left after it, and etcd is not restarted.
 pub fn agent(test_bed: &TestBed) -> Result<String> {
