@@ -4,7 +4,7 @@ use super::facts::ClusterFacts;
 use super::membership::Change;
 use crate::etcd::client::{Client, MembershipRefusal};
 use crate::juju::{Juju, Scope};
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -75,13 +75,23 @@ fn retry(voters: &[Client], timeout: Duration, change: &dyn Fn(&Client) -> Resul
             if is_final {
                 return Err(error);
             }
-            refused = Some(error);
+            refused = Some(clearer(refused, error));
         }
         let error = refused.context("no other voter is known")?;
         if Instant::now() >= deadline {
             return Err(error);
         }
         std::thread::sleep(RETRY_INTERVAL);
+    }
+}
+
+/// Returns the error that says more about the cluster: a refusal by etcd rather than a voter that does not answer. Otherwise
+/// the newer one.
+fn clearer(known: Option<Error>, new: Error) -> Error {
+    let is_refusal = |error: &Error| MembershipRefusal::from_error(error).is_some();
+    match known {
+        Some(known) if is_refusal(&known) && !is_refusal(&new) => known,
+        _ => new,
     }
 }
 
@@ -98,5 +108,26 @@ pub fn publish(
     match &facts.relation {
         Some(relation) if !changes.is_empty() => juju.set_relation_data(relation, scope, changes),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+
+    #[test]
+    fn a_refusal_by_etcd_is_reported_rather_than_a_voter_that_is_off() {
+        let unhealthy = || anyhow!("etcdserver: unhealthy cluster").context("adding a member");
+        let off = || anyhow!("context deadline exceeded").context("adding a member");
+        for (known, new, words) in [
+            (None, off(), "deadline"),
+            (None, unhealthy(), "unhealthy"),
+            (Some(unhealthy()), off(), "unhealthy"),
+            (Some(off()), unhealthy(), "unhealthy"),
+            (Some(off()), off(), "deadline"),
+        ] {
+            assert!(format!("{:#}", clearer(known, new)).contains(words));
+        }
     }
 }
