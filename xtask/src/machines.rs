@@ -5,6 +5,7 @@
 pub mod certificates;
 mod charm;
 mod cluster;
+mod crash_points;
 mod custom_unit;
 mod db_client;
 mod debian;
@@ -83,6 +84,7 @@ const SCENARIOS: &[Scenario] = &[
     ("scaling: options changed on 3 units under load, and data lost", restarts::in_turn),
     ("scaling: signing requests, renewal and a new CA on 1 unit under load", signing::one_unit),
     ("scaling: a new CA on 3 units under load", signing::three_units),
+    ("scaling: accidents at each step of joining and leaving", crash_points::all),
     ("scaling: a random sequence", random::sequence),
     ("documents: every command, typed", documents::typed),
     ("monitoring: check_nrpe runs the check of backups", monitoring::nrpe),
@@ -103,6 +105,8 @@ const SCENARIOS: &[Scenario] = &[
 
 /// How the names of the scenarios begin that `cargo xtask test` leaves out: they need a release build, or several minutes.
 const SLOW: [&str; 3] = ["charm:", "package:", record::SCALING_PREFIX];
+/// The scenario with several units that `cargo xtask test` runs nevertheless.
+const SCALING_IN_TESTS: &str = "scaling: restored on 1 unit, and grown to 3 again";
 
 /// How many scenarios run at a time, for each processor. Machines mostly wait for their own services.
 const SCENARIOS_PER_PROCESSOR: usize = 2;
@@ -175,8 +179,8 @@ fn all_names() -> Vec<&'static str> {
     SCENARIOS.iter().map(|(name, _)| *name).collect()
 }
 
-/// The scenarios of `cargo xtask test`: all that are not [`SLOW`]. The tree that machines boot from is built in
-/// the background.
+/// The scenarios of `cargo xtask test`: all that are not [`SLOW`], and [`SCALING_IN_TESTS`]. The tree that machines boot
+/// from is built in the background.
 pub struct BackgroundScenarios<'scope>(Result<ScopedJoinHandle<'scope, Result<PathBuf>>, String>);
 
 impl<'scope> BackgroundScenarios<'scope> {
@@ -201,7 +205,8 @@ impl<'scope> BackgroundScenarios<'scope> {
                 return Ok(ExitCode::SUCCESS);
             }
         };
-        let is_slow = |name: &str| SLOW.iter().any(|start| name.starts_with(start));
+        let is_slow =
+            |name: &str| name != SCALING_IN_TESTS && SLOW.iter().any(|start| name.starts_with(start));
         let scenarios: Vec<_> = SCENARIOS.iter().filter(|(name, _)| !is_slow(name)).collect();
         Ok(exit_code(&run_scenarios(&scenarios, root)?))
     }

@@ -47,12 +47,29 @@ pub enum AccidentKind {
 pub struct Accident {
     /// What happens.
     pub kind: AccidentKind,
-    /// The number of rounds of hooks before it. In each round, every unit runs at most one hook.
-    pub rounds: usize,
-    /// Chooses one of the units that run a hook in that round.
-    pub choice: usize,
-    /// How long the hook has been running.
-    pub delay: Duration,
+    /// When it happens.
+    pub when: When,
+}
+
+/// When an accident happens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum When {
+    /// In a certain round of hooks. In each round, every unit runs at most one hook.
+    Round {
+        /// The number of rounds before it.
+        rounds: usize,
+        /// Chooses one of the units that run a hook in that round.
+        choice: usize,
+        /// How long the hook has been running.
+        delay: Duration,
+    },
+    /// When this file exists on the machine of this unit, while it runs a hook.
+    File {
+        /// The unit.
+        unit: String,
+        /// The path of the file.
+        path: String,
+    },
 }
 
 /// Boots a machine after its power has failed, and connects it to its network.
@@ -193,6 +210,12 @@ impl<'m> Deployment<'m> {
         self.run_together(&due)
     }
 
+    /// Runs the next hook of a unit, which must have one.
+    pub fn run_next_hook(&mut self, unit: &str) -> Result<()> {
+        let hook = self.model.next_hook(unit).with_context(|| format!("{unit} has no hook to run"))?;
+        self.run_together(&[(unit.to_owned(), hook)])
+    }
+
     /// Runs `update-status` of a unit.
     pub fn update_status(&mut self, unit: &str) -> Result<()> {
         self.run_together(&[(unit.to_owned(), Hook::update_status())])
@@ -216,10 +239,12 @@ impl<'m> Deployment<'m> {
                 .write(&format!("{agent}/config.json"), &Value::Object(self.options.clone()).to_string())?;
             let _ = fs::remove_file(machine.path(&format!("{agent}/status"))?);
         }
-        let struck = self.due_accident(due);
-        let outputs = self.run_hooks(due, struck.as_ref())?;
+        let planned = self.due_accident(due);
+        let (outputs, has_happened) = self.run_hooks(due, planned.as_ref())?;
+        let struck = planned.filter(|_| has_happened);
         if let Some((accident, unit)) = &struck {
             self.hooks.push(format!("{unit}: {accident:?}"));
+            self.accident = None;
             self.recover(accident.kind, unit)?;
         }
         for ((unit, hook), output) in due.iter().zip(outputs) {
@@ -233,24 +258,26 @@ impl<'m> Deployment<'m> {
         Ok(())
     }
 
-    /// Returns the accident that happens in this round of hooks, and the unit.
+    /// Returns the accident that may happen in this round of hooks, and the unit.
     fn due_accident(&mut self, due: &[(String, Hook)]) -> Option<(Accident, String)> {
-        let mut accident = self.accident.take()?;
-        if accident.rounds > 0 {
-            accident.rounds -= 1;
-            self.accident = Some(accident);
-            return None;
-        }
-        let (unit, _) = due.get(accident.choice % due.len().max(1))?;
-        Some((accident, unit.clone()))
+        let accident = self.accident.as_mut()?;
+        let unit = match &mut accident.when {
+            When::Round { rounds: 0, choice, .. } => due.get(*choice % due.len().max(1)),
+            When::Round { rounds, .. } => {
+                *rounds -= 1;
+                None
+            }
+            When::File { unit, .. } => due.iter().find(|(other, _)| other == unit),
+        };
+        Some((accident.clone(), unit?.0.clone()))
     }
 
-    /// Runs hooks, and makes the accident happen. Returns the outputs of the hooks.
+    /// Runs hooks, and makes the accident happen. Returns the outputs of the hooks, and whether it has happened.
     fn run_hooks(
         &self,
         due: &[(String, Hook)],
-        struck: Option<&(Accident, String)>,
-    ) -> Result<Vec<Result<Output>>> {
+        planned: Option<&(Accident, String)>,
+    ) -> Result<(Vec<Result<Output>>, bool)> {
         thread::scope(|scope| {
             let start = |(unit, hook): &(String, Hook)| {
                 let words = command_line(unit, &format!("hooks/{}", hook.name), &hook.variables());
@@ -259,13 +286,15 @@ impl<'m> Deployment<'m> {
                 Ok(scope.spawn(run))
             };
             let running: Vec<Result<_>> = due.iter().map(start).collect();
-            if let Some((accident, unit)) = struck {
-                strike(accident, self.machine(unit)?)?;
-            }
+            let is_over = || running.iter().flatten().all(thread::ScopedJoinHandle::is_finished);
+            let has_happened = match planned {
+                Some((accident, unit)) => strike(accident, self.machine(unit)?, &is_over)?,
+                None => false,
+            };
             let join = |thread: thread::ScopedJoinHandle<'_, Result<Output>>| {
                 thread.join().unwrap_or_else(|_| bail!("the thread of a hook panicked"))
             };
-            Ok(running.into_iter().map(|thread| thread.and_then(join)).collect())
+            Ok((running.into_iter().map(|thread| thread.and_then(join)).collect(), has_happened))
         })
     }
 
@@ -369,15 +398,25 @@ impl<'m> Deployment<'m> {
     }
 }
 
-/// Waits for the time of an accident, and makes it happen.
-fn strike(accident: &Accident, machine: &Machine) -> Result<()> {
-    thread::sleep(accident.delay);
+/// Waits for the time of an accident, and makes it happen. Returns whether the time has come before the hooks are over.
+fn strike(accident: &Accident, machine: &Machine, is_over: &dyn Fn() -> bool) -> Result<bool> {
+    match &accident.when {
+        When::Round { delay, .. } => thread::sleep(*delay),
+        When::File { path, .. } => {
+            while !machine.path(path)?.exists() {
+                if is_over() {
+                    return Ok(false);
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
     match accident.kind {
         AccidentKind::HookKilled => kill_hook(machine)?,
         AccidentKind::PowerFailure => machine.switch_off()?,
         AccidentKind::LeadershipLost => {}
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Returns the options of the charm with these changes.

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::super::deployment::{Accident, AccidentKind};
+use super::super::deployment::{Accident, AccidentKind, When};
 
 /// The number of machines.
 pub const MACHINES: usize = 5;
@@ -105,13 +105,18 @@ pub struct Event {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.step)?;
-        let Some(Accident { kind, rounds, choice, delay }) = &self.accident else { return Ok(()) };
+        let Some(Accident { kind, when }) = &self.accident else { return Ok(()) };
         let kind = match kind {
             AccidentKind::HookKilled => "hook killed",
             AccidentKind::PowerFailure => "power failure",
             AccidentKind::LeadershipLost => "leadership lost",
         };
-        write!(f, "; {kind} after {rounds} rounds and {} ms, choice {choice}", delay.as_millis())
+        match when {
+            When::Round { rounds, choice, delay } => {
+                write!(f, "; {kind} after {rounds} rounds and {} ms, choice {choice}", delay.as_millis())
+            }
+            When::File { unit, path } => write!(f, "; {kind} of {unit} at {path}"),
+        }
     }
 }
 
@@ -335,9 +340,11 @@ fn accident(step: &Step, random: &mut Random) -> Option<Accident> {
     let longest = [400, 4000][random.below(2)];
     Some(Accident {
         kind: kinds[random.below(kinds.len())],
-        rounds: random.below(rounds),
-        choice: random.below(MACHINES),
-        delay: Duration::from_millis(random.below(longest) as u64),
+        when: When::Round {
+            rounds: random.below(rounds),
+            choice: random.below(MACHINES),
+            delay: Duration::from_millis(random.below(longest) as u64),
+        },
     })
 }
 

@@ -95,7 +95,7 @@ impl Shadow {
 
 #[test]
 fn no_step_is_impossible() {
-    for seed in 0..60 {
+    for seed in 0..300 {
         let mut shadow = Shadow::default();
         for (number, (_, event)) in sequence(seed, 200).iter().enumerate() {
             shadow.apply(&event.step);
@@ -106,7 +106,7 @@ fn no_step_is_impossible() {
 
 #[test]
 fn machines_are_brought_back_soon() {
-    for seed in 0..60 {
+    for seed in 0..300 {
         let (mut degraded, mut without_majority) = (0, 0);
         for (number, (state, event)) in sequence(seed, 200).iter().enumerate() {
             let after = state.after(&event.step);
@@ -119,8 +119,8 @@ fn machines_are_brought_back_soon() {
 
 #[test]
 fn an_event_is_described_in_one_line() {
-    let delay = Duration::from_millis(250);
-    let accident = Accident { kind: AccidentKind::HookKilled, rounds: 3, choice: 1, delay };
+    let when = When::Round { rounds: 3, choice: 1, delay: Duration::from_millis(250) };
+    let accident = Accident { kind: AccidentKind::HookKilled, when };
     let event = Event { step: Step::Join(vec![0, 2]), accident: Some(accident) };
     assert_eq!(event.to_string(), "join on 0, 2; hook killed after 3 rounds and 250 ms, choice 1");
 }
