@@ -146,23 +146,19 @@ impl HookRun<'_> {
         if self.hook.removes_unit() || !is_ready || decide::status_during_restore(&restore).is_some() {
             return Ok((facts, None));
         }
-        let mut problem = None;
-        let mut or_none = |error: &anyhow::Error, context: &str| {
-            problem = problem.take().or(Some(status_of_error(error, context)));
+        let (is_prepared, upgrade_problem) = match self.prepare_upgrade(&facts) {
+            Ok(version) => (version.is_some(), None),
+            Err(error) => (false, Some(status_of_error(&error, "preparing the upgrade of etcd"))),
         };
-        let prepared = self.prepare_upgrade(&facts).unwrap_or_else(|error| {
-            or_none(&error, "preparing the upgrade of etcd");
-            None
-        });
-        let taken = self.take_certificates(&facts, own).unwrap_or_else(|error| {
-            or_none(&error, "taking certificates from the relation");
-            tls_relation::Outcome::default()
-        });
-        let problem = problem.or(taken.status);
-        match prepared.is_none() && taken.changes.is_empty() {
-            true => Ok((facts, problem)),
-            false => Ok((gather::gather(self.juju, self.hook, own, restore)?, problem)),
-        }
+        let (are_taken, certificate_problem) = match self.take_certificates(&facts, own) {
+            Ok(outcome) => (!outcome.changes.is_empty(), outcome.status),
+            Err(error) => (false, Some(status_of_error(&error, "taking certificates from the relation"))),
+        };
+        let facts = match is_prepared || are_taken {
+            true => gather::gather(self.juju, self.hook, own, restore)?,
+            false => facts,
+        };
+        Ok((facts, upgrade_problem.or(certificate_problem)))
     }
 
     /// Prepares an upgrade after a release was attached, which runs this hook.

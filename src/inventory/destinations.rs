@@ -162,12 +162,17 @@ impl Destinations {
     pub fn open(&self, name: &str) -> Result<Repository> {
         let destination = self.get(name)?;
         let S3Environment { metadata, proxies, .. } = &self.environment;
+        let in_destination = |error| in_destination(name, error);
         let store: Box<dyn BlobStore> = match &destination.location {
             Location::Bucket(config) => Box::new(s3::open(name, config, &self.environment, self.clock)?),
-            Location::Azure(config) => Box::new(azure::open(name, config, metadata, proxies, self.clock)?),
-            Location::Google(config) => Box::new(google::open(name, config, metadata, proxies, self.clock)?),
+            Location::Azure(config) => {
+                Box::new(azure::open(config, metadata, proxies, self.clock).map_err(in_destination)?)
+            }
+            Location::Google(config) => {
+                Box::new(google::open(config, metadata, proxies, self.clock).map_err(in_destination)?)
+            }
             Location::Directory(config) => {
-                let tree = DirectoryTree::open(config).map_err(|error| in_destination(name, error))?;
+                let tree = DirectoryTree::open(config).map_err(in_destination)?;
                 self.check_other_directories(name, &tree)?;
                 Box::new(tree)
             }

@@ -16,6 +16,7 @@ use etcd_backup::store::cloud::MetadataServices;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Returns an emulator, a proxy that injects faults, and a bucket that is reached through the proxy.
@@ -294,17 +295,12 @@ fn tls_accepts_only_the_configured_authority() {
     if !Can::Tls.is_supported() {
         return;
     }
-    let home = tempfile::tempdir().unwrap();
-    let at = |name: &str| home.path().join(name);
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    fs::write(at("crt"), made.cert.pem()).unwrap();
-    fs::write(at("key"), made.signing_key.serialize_pem()).unwrap();
-    let server = Server::with_tls(&at("crt"), &at("key"), &["backups"]);
+    let (server, authority) = server_with_tls();
     let endpoint = format!("https://127.0.0.1:{}", server.port);
     let error = put_fails(&opened(&server.settings(&endpoint, "backups", "")), 1);
     assert!(error.contains("certificate") && error.contains("name it in ca"), "{error}");
     let (file, sha256) = archive(9 * MIB);
-    let trusted = opened(&server.settings(&endpoint, "backups", &format!(", ca: {}", at("crt").display())));
+    let trusted = opened(&server.settings(&endpoint, "backups", &format!(", ca: {}", authority.display())));
     trusted.add(NAME, &file, &sha256, &mut |_| {}).unwrap();
     assert_eq!(trusted.entries().unwrap().len(), 1);
 }
@@ -444,17 +440,23 @@ fn azure_token(lifetime: i64) -> String {
     token
 }
 
-/// Returns Azurite with TLS, which accepts tokens, and the settings of a container with the identity of this machine.
-fn azurite_with_tls() -> (Server, String) {
+/// Returns a server with TLS, and the file with its certificate.
+fn server_with_tls() -> (Server, PathBuf) {
     let home = tempfile::tempdir().unwrap();
     let at = |name: &str| home.path().join(name);
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     fs::write(at("crt"), made.cert.pem()).unwrap();
     fs::write(at("key"), made.signing_key.serialize_pem()).unwrap();
     let server = Server::with_tls(&at("crt"), &at("key"), &["backups"]);
-    let ca = server.secret("ca.crt", &made.cert.pem());
+    let authority = server.secret("ca.crt", &made.cert.pem());
+    (server, authority)
+}
+
+/// Returns Azurite with TLS, which accepts tokens, and the settings of a container with the identity of this machine.
+fn azurite_with_tls() -> (Server, String) {
+    let (server, authority) = server_with_tls();
     let endpoint = format!("https://127.0.0.1:{}", server.port);
-    let settings =
-        server.settings(&endpoint, "backups", &format!(", ca: {}, managed-identity: true", ca.display()));
+    let access = format!(", ca: {}, managed-identity: true", authority.display());
+    let settings = server.settings(&endpoint, "backups", &access);
     (server, settings)
 }

@@ -26,8 +26,8 @@ const FAILED: &str = ".etcd.etcd-charm-failed";
 /// If the archive is not a release, or if its version cannot replace the installed one.
 pub fn prepare(archive: &Path, oldest: &Version) -> Result<Option<Version>> {
     let bin = Dir::open(Path::new(BIN))?;
-    // The agent downloads a resource before it is installed, and again only if it has changed.
-    // A release that failed is tried again.
+    // The agent downloads a resource before it is installed, and again only if it has changed. So an older one is installed
+    // already, unless its etcd did not start: attaching it again is a new attempt.
     let has_failed = bin.inode(FAILED)?.is_some();
     if !has_failed && is_older(archive, &bin.path().join("etcd"))? {
         return Ok(None);

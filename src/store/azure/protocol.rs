@@ -10,7 +10,6 @@ use super::upload::AzureUpload;
 use crate::progress::Sink;
 use crate::store::cloud::bucket::Bucket;
 use crate::store::cloud::client::Client;
-use crate::store::cloud::connection::in_destination;
 use crate::store::cloud::metadata::MetadataServices;
 use crate::store::cloud::object::ObjectHead;
 use crate::store::cloud::protocol::{Protocol, Upload};
@@ -25,21 +24,11 @@ use std::sync::Arc;
 #[derive(Debug)]
 struct AzureProtocol;
 
-/// Prepares access to the container of the destination `name`. Sends no request.
+/// Prepares access to the container in the configuration. Sends no request.
 ///
 /// # Errors
 /// Refuses a configuration that cannot be used.
 pub fn open(
-    name: &str,
-    config: &AzureConfig,
-    metadata: &MetadataServices,
-    proxies: &Proxies,
-    clock: Clock,
-) -> Result<Bucket> {
-    prepare(config, metadata, proxies, clock).map_err(|error| in_destination(name, error))
-}
-
-fn prepare(
     config: &AzureConfig,
     metadata: &MetadataServices,
     proxies: &Proxies,

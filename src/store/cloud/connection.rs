@@ -94,11 +94,3 @@ pub(in crate::store) fn check_folder(folder: &str) -> Result<(), Refusal> {
         format!("write folder: {}", plain.join("/")),
     ))
 }
-
-/// Adds the name of a destination to a refusal.
-pub(in crate::store) fn in_destination(name: &str, error: anyhow::Error) -> anyhow::Error {
-    match error.downcast::<Refusal>() {
-        Ok(refusal) => Refusal::new(format!("destination {name}: {}", refusal.reason), refusal.next).into(),
-        Err(error) => error,
-    }
-}

@@ -10,7 +10,6 @@ use super::upload::GoogleUpload;
 use crate::progress::Sink;
 use crate::store::cloud::bucket::Bucket;
 use crate::store::cloud::client::Client;
-use crate::store::cloud::connection::in_destination;
 use crate::store::cloud::metadata::MetadataServices;
 use crate::store::cloud::object::ObjectHead;
 use crate::store::cloud::protocol::{Protocol, Upload};
@@ -26,21 +25,11 @@ use std::sync::Arc;
 #[derive(Debug)]
 struct GoogleProtocol;
 
-/// Prepares access to the bucket of the destination `name`. Sends no request.
+/// Prepares access to the bucket in the configuration. Sends no request.
 ///
 /// # Errors
 /// Refuses a configuration that cannot be used.
 pub fn open(
-    name: &str,
-    config: &GoogleConfig,
-    metadata: &MetadataServices,
-    proxies: &Proxies,
-    clock: Clock,
-) -> Result<Bucket> {
-    prepare(config, metadata, proxies, clock).map_err(|error| in_destination(name, error))
-}
-
-fn prepare(
     config: &GoogleConfig,
     metadata: &MetadataServices,
     proxies: &Proxies,

@@ -13,7 +13,6 @@ use crate::error::{Refusal, Subcommand};
 use crate::progress::Sink;
 use crate::store::cloud::bucket::Bucket;
 use crate::store::cloud::client::Client;
-use crate::store::cloud::connection::in_destination;
 use crate::store::cloud::object::ObjectHead;
 use crate::store::cloud::protocol::{Protocol, Upload, take_back};
 use crate::store::cloud::service::Request;
@@ -48,6 +47,14 @@ pub fn open(name: &str, config: &S3Config, environment: &S3Environment, clock: C
         Ok(Bucket::new(Arc::new(client), Box::new(protocol), config.prefix(), config.url()))
     };
     prepare().map_err(|error| in_destination(name, error))
+}
+
+/// Adds the name of a destination to a refusal.
+fn in_destination(name: &str, error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<Refusal>() {
+        Ok(refusal) => Refusal::new(format!("destination {name}: {}", refusal.reason), refusal.next).into(),
+        Err(error) => error,
+    }
 }
 
 impl Protocol for S3Protocol {

@@ -5,12 +5,10 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use super::charm::empty;
-use super::db_client::DbClient;
 use super::deployment::{APPLICATION, Accident, AccidentKind, Deployment, When};
-use super::easyrsa::Easyrsa;
 use super::machine::Machine;
 use super::network::Network;
-use super::scaling::{check_cluster, client, etcdctl, release, remove_files_of_earlier_unit};
+use super::scaling::{check_cluster, client, deployment_on, etcdctl, release, remove_files_of_earlier_unit};
 use super::test_bed::TestBed;
 
 /// The program waits at the point that this file names.
@@ -107,11 +105,7 @@ impl<'m> Cluster<'m> {
         release: &'m Path,
         accident: Option<(AccidentKind, &str)>,
     ) -> Result<Self> {
-        let mut deployment = Deployment::new()?;
-        deployment.boot_with(Box::new(move |machine| network.boot(machine)));
-        let easyrsa = Easyrsa::relate(&mut deployment.model)?;
-        deployment.provide(easyrsa);
-        deployment.client = Some(DbClient::relate(&mut deployment.model));
+        let deployment = deployment_on(network)?;
         let (first, second) = (String::new(), String::new());
         let mut cluster = Self { test_bed, machines, network, release, deployment, first, second };
         cluster.first = cluster.add_unit(0)?;

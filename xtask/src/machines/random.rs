@@ -18,13 +18,11 @@ use serde_json::json;
 use self::invariants::View;
 use self::steps::{Event, MACHINES, Random, State, Step};
 use super::charm::empty;
-use super::db_client::DbClient;
 use super::deployment::{AccidentKind, Deployment, agent};
-use super::easyrsa::Easyrsa;
 use super::load::{Load, longest_pause};
 use super::machine::Machine;
 use super::network::Network;
-use super::scaling::{client, release, remove_files_of_earlier_unit};
+use super::scaling::{client, deployment_on, release, remove_files_of_earlier_unit};
 use super::test_bed::TestBed;
 
 /// The variables that select the sequence.
@@ -140,18 +138,13 @@ impl<'m> Run<'m> {
         machines: &'m [Machine],
         network: &'m Network<'m>,
     ) -> Result<Self> {
-        let mut deployment = Deployment::new()?;
-        deployment.boot_with(Box::new(move |machine| network.boot(machine)));
-        let easyrsa = Easyrsa::relate(&mut deployment.model)?;
-        deployment.provide(easyrsa);
-        deployment.client = Some(DbClient::relate(&mut deployment.model));
         Ok(Self {
             test_bed,
             hub,
             machines,
             network,
             release: release(hub.path("/root")?.as_path())?,
-            deployment,
+            deployment: deployment_on(network)?,
             state: State::default(),
             units: Default::default(),
             gone: BTreeSet::new(),

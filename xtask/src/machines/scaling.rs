@@ -13,6 +13,7 @@ use super::db_client::{self, DbClient};
 use super::deployment::Deployment;
 use super::easyrsa::Easyrsa;
 use super::machine::Machine;
+use super::network::Network;
 use super::test_bed::TestBed;
 use crate::{command, etcd, workspace};
 
@@ -32,6 +33,16 @@ const OF_EARLIER_UNIT: [&str; 9] = [
     "/usr/local/bin/etcdutl",
     "/var/lib/juju",
 ];
+
+/// Returns a deployment without units, with a certificate provider and a client. Its machines boot into `network`.
+pub(super) fn deployment_on<'m>(network: &'m Network<'m>) -> Result<Deployment<'m>> {
+    let mut deployment = Deployment::new()?;
+    deployment.boot_with(Box::new(move |machine| network.boot(machine)));
+    let easyrsa = Easyrsa::relate(&mut deployment.model)?;
+    deployment.provide(easyrsa);
+    deployment.client = Some(DbClient::relate(&mut deployment.model));
+    Ok(deployment)
+}
 
 /// One unit gets certificates from a relation: etcd listens on the network, a renewed certificate is used without a restart,
 /// and no key is in an argument, a status or a log.
