@@ -29,14 +29,17 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The path of a program's standard input, for a program that needs a path.
 pub const STDIN: &str = "/proc/self/fd/0";
 /// The `PATH` of children. A program that is named without a directory is looked up on it too.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How long a program that is open for writing is waited for.
+const MAX_BUSY: Duration = Duration::from_millis(500);
 
 /// A program to run.
 #[derive(Clone)]
@@ -190,7 +193,7 @@ impl Program {
         self.spawn().map_err(failed)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the only place that starts a child")]
+    #[expect(clippy::disallowed_methods, reason = "started by `spawn_unless_busy`")]
     #[expect(unsafe_code, reason = "pre_exec; the closure is async-signal-safe")]
     fn spawn(&self) -> io::Result<Running> {
         let stdout = memory_file("stdout")?;
@@ -240,7 +243,7 @@ impl Program {
                 if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
             });
         }
-        let mut child = command.spawn()?;
+        let mut child = spawn_unless_busy(&mut command)?;
         let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
         let pidfd = open_pidfd(pid).inspect_err(|_| {
             // The end of this child could not be observed, so it must not continue.
@@ -261,6 +264,22 @@ impl Program {
     fn shown(&self) -> String {
         let words = std::iter::once(self.path.as_os_str()).chain(self.args.iter().map(OsString::as_os_str));
         words.map(quoted).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// Starts `command`. Linux refuses to run a file that is open for writing (ETXTBSY). If we have just written the file, a child
+/// that another thread is starting can hold a copy of its descriptor until it runs its own program, for a few milliseconds
+/// (<https://github.com/golang/go/issues/22315>). Waits for at most [`MAX_BUSY`].
+#[expect(clippy::disallowed_methods, reason = "the only place that starts a child")]
+fn spawn_unless_busy(command: &mut std::process::Command) -> io::Result<Child> {
+    let start = Instant::now();
+    loop {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && start.elapsed() < MAX_BUSY => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
     }
 }
 
@@ -308,5 +327,21 @@ mod tests {
             let (pid, session) = text.trim().split_once(' ').unwrap();
             assert_eq!(pid == session, is_own, "{text}");
         }
+    }
+
+    #[test]
+    fn waits_for_a_program_that_is_still_open_for_writing() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("program");
+        std::fs::copy("/bin/true", &path).unwrap();
+        let writer = File::options().write(true).open(&path).unwrap();
+        let error = Program::new(&path).run().unwrap_err().to_string();
+        assert!(error.contains("Text file busy"), "{error}");
+        let closed_later = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(writer);
+        });
+        Program::new(&path).run().unwrap();
+        closed_later.join().unwrap();
     }
 }
