@@ -52,63 +52,95 @@ use crate::{etcd, workspace};
 use outcome::Outcome;
 use test_bed::TestBed;
 
-/// A scenario: its name, and the function that runs it and returns a summary for the table.
-type Scenario = (&'static str, fn(&TestBed) -> Result<String>);
+/// A scenario on one or more machines.
+struct Scenario {
+    name: &'static str,
+    /// Runs it, and returns a summary for the table.
+    run: fn(&TestBed) -> Result<String>,
+    when: When,
+}
+
+/// When a scenario runs.
+enum When {
+    /// In `cargo xtask test`, and in `cargo xtask machines`.
+    InTests,
+    /// Only in `cargo xtask machines`: it needs a release build, or several minutes.
+    OnRequest,
+    /// As [`Self::OnRequest`], if the variable of this release names a directory: no package registry has its newest version.
+    IfNamed(&'static etcd::Release),
+}
+
+const fn in_tests(name: &'static str, run: fn(&TestBed) -> Result<String>) -> Scenario {
+    Scenario { name, run, when: When::InTests }
+}
+
+const fn on_request(name: &'static str, run: fn(&TestBed) -> Result<String>) -> Scenario {
+    Scenario { name, run, when: When::OnRequest }
+}
+
+impl Scenario {
+    /// Returns why it cannot run here, if it cannot.
+    fn obstacle(&self) -> Result<Option<String>> {
+        match &self.when {
+            When::IfNamed(release) if etcd::named_by_variable(release)?.is_none() => {
+                Ok(Some(format!("{} names no etcd", release.variable)))
+            }
+            _ => Ok(None),
+        }
+    }
+}
 
 const SCENARIOS: &[Scenario] = &[
-    ("debian: the package, user etcd, Type=notify", debian::plain),
-    ("debian: with TLS, and wrong certificates", debian::tls),
-    ("snap: with TLS, the loopback not in the certificate", snap::tls),
-    ("snap: with TLS and a plain port", snap::open),
-    ("snap: data on attached storage", snap::storage),
-    ("unit: custom, configured by flags", custom_unit::flags),
-    ("unit: a self-signed certificate (auto-tls)", custom_unit::auto_tls),
-    ("unit: IPv6, and a certificate for the host name only", custom_unit::host_name_only),
-    ("unit: write-ahead log in another directory", custom_unit::separate_wal),
-    ("unit: stopped, data directory set by a drop-in", custom_unit::stopped),
-    ("unit: configuration changed since the start", custom_unit::changed_since_start),
-    ("unit: two etcds on one machine", custom_unit::two),
-    ("unit: clients watch and write during a restore", watched::watched),
-    ("pod: kubeadm's static pod, with TLS", pod::kubeadm),
-    ("pod: a static pod without TLS", pod::plain),
-    ("pod: power failure while etcd is stopped", pod::power_lost),
-    ("reboot: power failure at three points of a restore", reboot::at_three_points),
-    ("cluster: three machines", cluster::members),
-    ("scaling: certificates from a relation", scaling::certificates),
-    ("scaling: from 1 unit to 3 and back to 1", scaling::grow_and_shrink),
-    (ON_NEWEST_3_4, etcd_versions::newest_3_4),
-    ("scaling: from 1 unit to 3 and back to 1, on etcd 3.5", etcd_versions::newest_3_5),
-    ("scaling: from 1 unit to 3 and back to 1, on etcd 3.6", etcd_versions::newest_3_6),
-    ("scaling: upgraded from etcd 3.5 to 3.6 under load", etcd_versions::upgrade),
-    ("scaling: restored on 1 unit, and grown to 3 again", scaling::restore_and_grow),
-    ("scaling: options changed on 3 units under load, and data lost", restarts::in_turn),
-    ("scaling: signing requests, renewal and a new CA on 1 unit under load", signing::one_unit),
-    ("scaling: a new CA on 3 units under load", signing::three_units),
-    ("scaling: accidents at each step of joining and leaving", crash_points::all),
-    ("scaling: a random sequence", random::sequence),
-    ("documents: every command, typed", documents::typed),
-    ("monitoring: check_nrpe runs the check of backups", monitoring::nrpe),
-    ("monitoring: an observability agent reads metrics", monitoring::agent),
-    ("schedule: a timer, from installation to removal", schedule::life),
-    ("package: installed, used and removed", package::life),
-    ("charm: from an empty Debian to a restored etcd", charm::life),
-    ("charm: a release of etcd, with data on a storage", charm::release),
-    ("charm: certificates added and removed", charm::certificates),
-    ("charm: a full disk, and data of another unit", charm::blocked),
-    ("charm: a second unit that becomes the only one", charm::later_unit),
-    ("charm: power failure during the installation", interrupted_install::power_lost),
-    ("charm: killed at six points of an installation", interrupted_install::killed),
-    ("charm: each hook tool broken in turn", hook_tools::broken),
-    ("charm: a fake snap, refreshed", fake_snap::refreshed),
-    ("charm: a fake snap, with data on a storage", fake_snap::stored),
+    in_tests("debian: the package, user etcd, Type=notify", debian::plain),
+    in_tests("debian: with TLS, and wrong certificates", debian::tls),
+    in_tests("snap: with TLS, the loopback not in the certificate", snap::tls),
+    in_tests("snap: with TLS and a plain port", snap::open),
+    in_tests("snap: data on attached storage", snap::storage),
+    in_tests("unit: custom, configured by flags", custom_unit::flags),
+    in_tests("unit: a self-signed certificate (auto-tls)", custom_unit::auto_tls),
+    in_tests("unit: IPv6, and a certificate for the host name only", custom_unit::host_name_only),
+    in_tests("unit: write-ahead log in another directory", custom_unit::separate_wal),
+    in_tests("unit: stopped, data directory set by a drop-in", custom_unit::stopped),
+    in_tests("unit: configuration changed since the start", custom_unit::changed_since_start),
+    in_tests("unit: two etcds on one machine", custom_unit::two),
+    in_tests("unit: clients watch and write during a restore", watched::watched),
+    in_tests("pod: kubeadm's static pod, with TLS", pod::kubeadm),
+    in_tests("pod: a static pod without TLS", pod::plain),
+    in_tests("pod: power failure while etcd is stopped", pod::power_lost),
+    in_tests("reboot: power failure at three points of a restore", reboot::at_three_points),
+    in_tests("cluster: three machines", cluster::members),
+    on_request("scaling: certificates from a relation", scaling::certificates),
+    on_request("scaling: from 1 unit to 3 and back to 1", scaling::grow_and_shrink),
+    Scenario {
+        name: "scaling: from 1 unit to 3 and back to 1, on the newest etcd 3.4",
+        run: etcd_versions::newest_3_4,
+        when: When::IfNamed(&etcd::OLD),
+    },
+    on_request("scaling: from 1 unit to 3 and back to 1, on etcd 3.5", etcd_versions::newest_3_5),
+    on_request("scaling: from 1 unit to 3 and back to 1, on etcd 3.6", etcd_versions::newest_3_6),
+    on_request("scaling: upgraded from etcd 3.5 to 3.6 under load", etcd_versions::upgrade),
+    in_tests("scaling: restored on 1 unit, and grown to 3 again", scaling::restore_and_grow),
+    on_request("scaling: options changed on 3 units under load, and data lost", restarts::in_turn),
+    on_request("scaling: signing requests, renewal and a new CA on 1 unit under load", signing::one_unit),
+    on_request("scaling: a new CA on 3 units under load", signing::three_units),
+    on_request("scaling: accidents at each step of joining and leaving", crash_points::all),
+    on_request("scaling: a random sequence", random::sequence),
+    in_tests("documents: every command, typed", documents::typed),
+    in_tests("monitoring: check_nrpe runs the check of backups", monitoring::nrpe),
+    in_tests("monitoring: an observability agent reads metrics", monitoring::agent),
+    in_tests("schedule: a timer, from installation to removal", schedule::life),
+    on_request("package: installed, used and removed", package::life),
+    on_request("charm: from an empty Debian to a restored etcd", charm::life),
+    on_request("charm: a release of etcd, with data on a storage", charm::release),
+    on_request("charm: certificates added and removed", charm::certificates),
+    on_request("charm: a full disk, and data of another unit", charm::blocked),
+    on_request("charm: a second unit that becomes the only one", charm::later_unit),
+    on_request("charm: power failure during the installation", interrupted_install::power_lost),
+    on_request("charm: killed at six points of an installation", interrupted_install::killed),
+    on_request("charm: each hook tool broken in turn", hook_tools::broken),
+    on_request("charm: a fake snap, refreshed", fake_snap::refreshed),
+    on_request("charm: a fake snap, with data on a storage", fake_snap::stored),
 ];
-
-/// How the names of the scenarios begin that `cargo xtask test` leaves out: they need a release build, or several minutes.
-const SLOW: [&str; 3] = ["charm:", "package:", record::SCALING_PREFIX];
-/// The scenario on an etcd that no package registry has. It is skipped if the variable of the older etcd names none.
-const ON_NEWEST_3_4: &str = "scaling: from 1 unit to 3 and back to 1, on the newest etcd 3.4";
-/// The scenario with several units that `cargo xtask test` runs nevertheless.
-const SCALING_IN_TESTS: &str = "scaling: restored on 1 unit, and grown to 3 again";
 
 /// How many scenarios run at a time, for each processor. Machines mostly wait for their own services.
 const SCENARIOS_PER_PROCESSOR: usize = 2;
@@ -146,17 +178,15 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
         eprintln!("machines cannot run here: {reason}");
         return Ok(ExitCode::from(2));
     }
-    let mut chosen: Vec<_> = SCENARIOS
-        .iter()
-        .filter(|(name, _)| names.is_empty() || names.iter().any(|part| name.contains(part)))
-        .collect();
-    if etcd::named_by_variable(&etcd::OLD)?.is_none() && chosen.iter().any(|(name, _)| *name == ON_NEWEST_3_4)
-    {
-        eprintln!("skipped: {ON_NEWEST_3_4}, because {} names no etcd", etcd::OLD.variable);
-        chosen.retain(|(name, _)| *name != ON_NEWEST_3_4);
-    }
-    if chosen.is_empty() {
+    let is_meant =
+        |scenario: &&Scenario| names.is_empty() || names.iter().any(|part| scenario.name.contains(part));
+    let meant: Vec<&Scenario> = SCENARIOS.iter().filter(is_meant).collect();
+    if meant.is_empty() {
         eprintln!("no scenario has this in its name. Scenarios:\n  {}", all_names().join("\n  "));
+        return Ok(ExitCode::from(2));
+    }
+    let chosen = runnable(meant)?;
+    if chosen.is_empty() {
         return Ok(ExitCode::from(2));
     }
     let outcomes = run_scenarios(&chosen, root::ensure(&workspace::target_directory()?)?)?;
@@ -182,12 +212,23 @@ pub fn write_documents() -> Result<()> {
     Ok(())
 }
 
-fn all_names() -> Vec<&'static str> {
-    SCENARIOS.iter().map(|(name, _)| *name).collect()
+/// Returns the scenarios that can run here, and prints why the others cannot.
+fn runnable(meant: Vec<&Scenario>) -> Result<Vec<&Scenario>> {
+    let mut chosen = Vec::new();
+    for scenario in meant {
+        match scenario.obstacle()? {
+            Some(reason) => eprintln!("skipped: {}, because {reason}", scenario.name),
+            None => chosen.push(scenario),
+        }
+    }
+    Ok(chosen)
 }
 
-/// The scenarios of `cargo xtask test`: all that are not [`SLOW`], and [`SCALING_IN_TESTS`]. The tree that machines boot
-/// from is built in the background.
+fn all_names() -> Vec<&'static str> {
+    SCENARIOS.iter().map(|scenario| scenario.name).collect()
+}
+
+/// The scenarios of `cargo xtask test`. The tree that machines boot from is built in the background.
 pub struct BackgroundScenarios<'scope>(Result<ScopedJoinHandle<'scope, Result<PathBuf>>, String>);
 
 impl<'scope> BackgroundScenarios<'scope> {
@@ -212,9 +253,8 @@ impl<'scope> BackgroundScenarios<'scope> {
                 return Ok(ExitCode::SUCCESS);
             }
         };
-        let is_slow =
-            |name: &str| name != SCALING_IN_TESTS && SLOW.iter().any(|start| name.starts_with(start));
-        let scenarios: Vec<_> = SCENARIOS.iter().filter(|(name, _)| !is_slow(name)).collect();
+        let scenarios: Vec<_> =
+            SCENARIOS.iter().filter(|scenario| matches!(scenario.when, When::InTests)).collect();
         Ok(exit_code(&run_scenarios(&scenarios, root)?))
     }
 }
@@ -227,10 +267,10 @@ fn run_scenarios(chosen: &[&Scenario], root: PathBuf) -> Result<Vec<Outcome>> {
     let work = || {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some((name, scenario)) = chosen.get(number) else { return };
+            let Some(scenario) = chosen.get(number) else { return };
             let began = Instant::now();
-            let result = crate::interrupt::check().and_then(|()| scenario(&test_bed));
-            let outcome = Outcome { name, result, seconds: began.elapsed().as_secs_f64() };
+            let result = crate::interrupt::check().and_then(|()| (scenario.run)(&test_bed));
+            let outcome = Outcome { name: scenario.name, result, seconds: began.elapsed().as_secs_f64() };
             let mut outcomes = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
             println!("{outcome}");
             outcomes.push((number, outcome));
@@ -251,4 +291,16 @@ fn run_scenarios(chosen: &[&Scenario], root: PathBuf) -> Result<Vec<Outcome>> {
 fn exit_code(outcomes: &[Outcome]) -> ExitCode {
     let is_good = !outcomes.is_empty() && outcomes.iter().all(|outcome| outcome.result.is_ok());
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_name_belongs_to_one_scenario() {
+        // The row of a scenario in the documents is found by its name.
+        assert_eq!(all_names().into_iter().collect::<BTreeSet<_>>().len(), SCENARIOS.len());
+    }
 }

@@ -14,7 +14,7 @@ const MACHINES: Page = Page { path: "docs/explanation/machines.md", mark: "table
 /// The page of the scenarios whose names begin with [`SCALING_PREFIX`].
 const SCALING: Page = Page { path: "docs/explanation/scaling.md", mark: "scaling" };
 /// How the names of the scenarios with several units begin.
-pub const SCALING_PREFIX: &str = "scaling:";
+const SCALING_PREFIX: &str = "scaling:";
 const HEAD: &str = "| scenario | | seconds | run | |\n|---|---|---:|---|---|\n";
 
 /// A section of a document.
