@@ -124,7 +124,7 @@ const SCENARIOS: &[Scenario] = &[
     on_request("scaling: signing requests, renewal and a new CA on 1 unit under load", signing::one_unit),
     on_request("scaling: a new CA on 3 units under load", signing::three_units),
     on_request("scaling: accidents at each step of joining and leaving", crash_points::all),
-    on_request("scaling: a random sequence", random::sequence),
+    on_request("scaling: a random sequence", random::sequences),
     in_tests("documents: every command, typed", documents::typed),
     in_tests("monitoring: check_nrpe runs the check of backups", monitoring::nrpe),
     in_tests("monitoring: an observability agent reads metrics", monitoring::agent),
@@ -156,7 +156,7 @@ Usage: cargo xtask machines [--record] [NAME...]
   --install  install the Debian packages that machines need, and exit
 
 RANDOM_SEED and RANDOM_STEPS select the sequence of `scaling: a random sequence` (default: another one each time, of
-200 steps).
+200 steps). Several seeds are separated by commas, and each has this number of steps.
 
 Scenarios:";
 

@@ -1,15 +1,18 @@
-//! A random sequence of growth, shrinkage, failures and changes of up to five units, under a client that writes all the time.
+//! Random sequences of growth, shrinkage, failures and changes of up to five units, under a client that writes all the time.
 //!
 //! `steps` chooses the sequence, and `invariants` has what must be true after each step. The client knows only what the
 //! relation `db` contains. Must never wait for a state that needs an operator: between the steps only hooks run.
 
 mod invariants;
 mod steps;
+mod summary;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
-use std::thread::sleep;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
@@ -17,6 +20,7 @@ use serde_json::json;
 
 use self::invariants::View;
 use self::steps::{Event, MACHINES, Random, State, Step};
+use self::summary::{Outcome, Summary};
 use super::charm::empty;
 use super::deployment::{AccidentKind, Deployment, agent};
 use super::load::{Load, longest_pause};
@@ -25,10 +29,12 @@ use super::network::Network;
 use super::scaling::{client, deployment_on, release, remove_files_of_earlier_unit};
 use super::test_bed::TestBed;
 
-/// The variables that select the sequence.
-const SEED: &str = "RANDOM_SEED";
+/// The variables that select the sequences.
+const SEEDS: &str = "RANDOM_SEED";
 const STEPS: &str = "RANDOM_STEPS";
 const DEFAULT_STEPS: u64 = 200;
+/// The number of sequences that run at the same time. Each has machines of its own.
+const SEQUENCES_AT_A_TIME: usize = 2;
 /// The value of `snapshot-count` before the first step that changes it.
 const FIRST_OPTION: u64 = 5000;
 /// The most rounds of `update-status` after a step. Juju runs one every five minutes.
@@ -42,16 +48,38 @@ const WRITE_INTERVAL: Duration = Duration::from_millis(200);
 /// The client's certificate on its machine.
 const CLIENT_TLS: &str = "/root/client-tls";
 
-/// Runs the sequence. A failure names the seed and the step, and the command that repeats it.
-pub fn sequence(test_bed: &TestBed) -> Result<String> {
+/// Runs the sequences, some of them at the same time. A failure names the seed and the step, and the command that repeats it.
+pub fn sequences(test_bed: &TestBed) -> Result<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let (seed, steps) = (number_in(SEED)?.unwrap_or(now), number_in(STEPS)?.unwrap_or(DEFAULT_STEPS));
+    let seeds = numbers_in(SEEDS)?.unwrap_or(vec![now]);
+    let steps = numbers_in(STEPS)?.and_then(|steps| steps.first().copied()).unwrap_or(DEFAULT_STEPS);
+    let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let result = sequence(test_bed, *seed, steps);
+            if let Err(error) = &result {
+                println!("{error:#}");
+            }
+            results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
+        }
+    };
+    thread::scope(|scope| (0..SEQUENCES_AT_A_TIME).for_each(|_| drop(scope.spawn(work))));
+    let mut summary = Summary::default();
+    for result in results.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        summary.add(&result?);
+    }
+    let list = seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    Ok(format!("seeds {list} with {steps} steps each: {summary}"))
+}
+
+/// Runs the sequence of a seed on new machines.
+fn sequence(test_bed: &TestBed, seed: u64, steps: u64) -> Result<Summary> {
     let hub = Machine::boot(&test_bed.root)?;
     hub.run(&["systemctl", "disable", "--now", "etcd.service"])?;
     let machines = (0..MACHINES).map(|_| empty(test_bed)).collect::<Result<Vec<_>>>()?;
     let network = Network::create(&hub, &machines)?;
     let mut run = Run::start(test_bed, &hub, &machines, &network)?;
-    let (mut random, mut kept) = (Random::new(seed), Kept::default());
+    let (mut random, mut summary) = (Random::new(seed), Summary::default());
     for number in 1..=steps {
         let event = run.state.next(&mut random);
         let began = Instant::now();
@@ -59,7 +87,7 @@ pub fn sequence(test_bed: &TestBed) -> Result<String> {
             let place = run.save_evidence(seed).map_or_else(|error| format!("{error:#}"), |dir| dir.display().to_string());
             error.context(format!(
                 "seed {seed}, step {number} ({event}); repeat it with \
-                 {SEED}={seed} {STEPS}={number} cargo xtask machines 'scaling: a random sequence'; logs: {place}"
+                 {SEEDS}={seed} {STEPS}={number} cargo xtask machines 'scaling: a random sequence'; logs: {place}"
             ))
         })?;
         println!(
@@ -68,47 +96,18 @@ pub fn sequence(test_bed: &TestBed) -> Result<String> {
             outcome.updates,
             began.elapsed().as_secs_f64()
         );
-        kept.add(&outcome);
+        summary.add(&Summary::from(&outcome));
     }
-    let (writes, _) = run.load.take().context("no client was started")?.finish()?;
-    Ok(format!(
-        "seed {seed}, {steps} steps with {} accidents: all {writes} acknowledged writes kept; at most {} rounds of \
-         update-status; longest pause with all members connected {} ms",
-        kept.accidents,
-        kept.updates,
-        kept.pause.as_millis()
-    ))
+    (summary.writes, _) = run.load.take().context("no client was started")?.finish()?;
+    Ok(summary)
 }
 
-fn number_in(variable: &str) -> Result<Option<u64>> {
+/// Returns the numbers in a variable, which are separated by commas.
+fn numbers_in(variable: &str) -> Result<Option<Vec<u64>>> {
     let Some(text) = std::env::var_os(variable) else { return Ok(None) };
     let text = text.to_string_lossy().into_owned();
-    text.parse().map(Some).with_context(|| format!("{variable} is {text:?}, not a number"))
-}
-
-/// The outcome of a step.
-struct Outcome {
-    has_accident: bool,
-    /// The rounds of `update-status` until all invariants were true.
-    updates: usize,
-    /// The longest time without an acknowledged write, if a majority was connected all the time.
-    pause: Option<Duration>,
-}
-
-/// What the steps have in common.
-#[derive(Default)]
-struct Kept {
-    accidents: usize,
-    updates: usize,
-    pause: Duration,
-}
-
-impl Kept {
-    fn add(&mut self, outcome: &Outcome) {
-        self.accidents += usize::from(outcome.has_accident);
-        self.updates = self.updates.max(outcome.updates);
-        self.pause = self.pause.max(outcome.pause.unwrap_or_default());
-    }
+    let numbers = text.split(',').map(|number| number.trim().parse()).collect::<Result<_, _>>();
+    numbers.map(Some).with_context(|| format!("{variable} is {text:?}, not a number"))
 }
 
 /// A sequence that runs.
