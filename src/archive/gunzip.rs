@@ -7,12 +7,15 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 /// The most zeros after the last member in bytes.
 const MAX_PADDING: u64 = 1 << 20;
 
+/// The bytes that are decompressed at a time. zlib-rs copies its window after each call, so small pieces cost more.
+const PIECE_SIZE: usize = 128 << 10;
+
 /// A reader of the decompressed bytes.
 pub(super) struct Gunzip<R: Read>(Option<GzDecoder<BufReader<R>>>);
 
 impl<R: Read> Gunzip<R> {
     pub fn new(source: R) -> Self {
-        Self(Some(GzDecoder::new(BufReader::new(source))))
+        Self(Some(GzDecoder::new(BufReader::with_capacity(PIECE_SIZE, source))))
     }
 }
 

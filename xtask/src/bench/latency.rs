@@ -15,6 +15,10 @@ use crate::command;
 /// Pause between two puts.
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// How often a round runs each work, in turn. One snapshot is short: the 99th percentile of its puts is the fifth longest,
+/// which is too few to compare.
+const TURNS: usize = 3;
+
 /// The durations of puts, in milliseconds.
 struct Latency {
     /// The 99th percentile.
@@ -44,13 +48,19 @@ impl Bench {
                 &|| run_in_new_session(&self.own_program("snapshot", &[])),
                 &|| run_in_new_session(&self.etcd_tool("etcdctl", &["snapshot", "save", "s.db"])),
             ];
-            for ((work, p99), most) in works.into_iter().zip(&mut p99s).zip(&mut longest) {
-                // Removing the files of the previous work would disturb the measurement.
-                self.clear_target()?;
-                let _ = fs::remove_file(self.path("s.db"));
-                let latency = puts_while(self.server.endpoint(), work)?;
+            let mut times = works.map(|_| Vec::new());
+            for _ in 0..TURNS {
+                for (work, times) in works.into_iter().zip(&mut times) {
+                    // Removing the files of the previous work would disturb the measurement.
+                    self.clear_target()?;
+                    let _ = fs::remove_file(self.path("s.db"));
+                    times.extend(puts_while(self.server.endpoint(), work)?);
+                }
+            }
+            for ((times, p99), longest) in times.into_iter().zip(&mut p99s).zip(&mut longest) {
+                let latency = Latency::of(times)?;
                 p99.values.push(latency.p99);
-                most.values.push(latency.longest);
+                longest.values.push(latency.longest);
             }
             let last = |row: &Row| row.values.last().copied().unwrap_or(f64::NAN);
             ratio.values.push(last(&p99s[1]) / last(&p99s[2]));
@@ -71,8 +81,16 @@ fn run_in_new_session(command: &Command) -> Result<()> {
     command::output(&mut setsid).map(drop)
 }
 
-/// Measures the puts of one client while `work` is running.
-fn puts_while(endpoint: &str, work: impl FnOnce() -> Result<()>) -> Result<Latency> {
+impl Latency {
+    fn of(mut times: Vec<f64>) -> Result<Self> {
+        times.sort_by(f64::total_cmp);
+        let at = |index: usize| times.get(index).copied().context("the work was too short for a put");
+        Ok(Self { p99: at(times.len() * 99 / 100)?, longest: at(times.len().saturating_sub(1))? })
+    }
+}
+
+/// Returns how long each put of one client took while `work` was running, in milliseconds.
+fn puts_while(endpoint: &str, work: impl FnOnce() -> Result<()>) -> Result<Vec<f64>> {
     // Earlier writes must not slow down `work`.
     nix::unistd::sync();
     let done = AtomicBool::new(false);
@@ -84,10 +102,7 @@ fn puts_while(endpoint: &str, work: impl FnOnce() -> Result<()>) -> Result<Laten
     });
     worked?;
     let Ok(times) = measured else { bail!("the thread that puts panicked") };
-    let mut times = times?;
-    times.sort_by(f64::total_cmp);
-    let at = |index: usize| times.get(index).copied().context("the work was too short for a put");
-    Ok(Latency { p99: at(times.len() * 99 / 100)?, longest: at(times.len().saturating_sub(1))? })
+    times
 }
 
 fn puts(endpoint: &str, done: &AtomicBool) -> Result<Vec<f64>> {
