@@ -11,6 +11,15 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "check", rename_all = "lowercase")]
 pub enum Damage {
+    /// Its length in bytes is not the one that was recorded.
+    Size {
+        /// The source of the recorded length.
+        source: Recorded,
+        /// The recorded length.
+        expected: u64,
+        /// The length of the file.
+        found: u64,
+    },
     /// The SHA-256 of the file, in hex, is not the one that was recorded.
     Sha256 {
         /// The source of the recorded hash.
@@ -58,7 +67,7 @@ pub enum Damage {
     },
 }
 
-/// The source of the recorded SHA-256 of an archive.
+/// The source of the recorded length or SHA-256 of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Recorded {
@@ -66,6 +75,8 @@ pub enum Recorded {
     Record,
     /// In the manifest file next to an encrypted archive.
     Sidecar,
+    /// In the records of the runs, by the run that made it.
+    Run,
 }
 
 /// A layer of an archive's packing.
@@ -96,6 +107,8 @@ pub enum ManifestFault {
     OtherFiles,
     /// It is not a manifest.
     Unreadable,
+    /// It is not at the end of the archive, although the archive was made with one.
+    Missing,
 }
 
 /// The part of an archive that a check reads. A later check that reads at least as much, and passes, refutes the
@@ -114,7 +127,7 @@ impl Damage {
     /// Returns how much a check has to read to refute the damage.
     pub fn depth(&self) -> Depth {
         match self {
-            Self::Sha256 { .. } => Depth::Bytes,
+            Self::Size { .. } | Self::Sha256 { .. } => Depth::Bytes,
             Self::Drill { .. } => Depth::Drill,
             Self::Framing { .. }
             | Self::Format { .. }
@@ -131,14 +144,25 @@ impl Damage {
     }
 }
 
+impl Recorded {
+    /// Describes the value that this source records.
+    fn describe(self, expected: &dyn fmt::Display) -> String {
+        match self {
+            Self::Record => format!("was {expected} when it was last verified"),
+            Self::Sidecar => format!("the manifest file next to it records {expected}"),
+            Self::Run => format!("the run that made it records {expected}"),
+        }
+    }
+}
+
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Sha256 { source: Recorded::Record, expected, found } => {
-                write!(f, "its sha256 is {found}, but was {expected} when it was last verified")
+            Self::Size { source, expected, found } => {
+                write!(f, "it has {found} bytes, but {}", source.describe(expected))
             }
-            Self::Sha256 { source: Recorded::Sidecar, expected, found } => {
-                write!(f, "its sha256 is {found}, but the manifest file next to it records {expected}")
+            Self::Sha256 { source, expected, found } => {
+                write!(f, "its sha256 is {found}, but {}", source.describe(expected))
             }
             Self::Framing { layer, detail } => {
                 write!(f, "its {layer} layer is cut short or altered: {detail}")
@@ -162,6 +186,7 @@ impl fmt::Display for ManifestFault {
             Self::OtherManifest => "its manifest differs from the one that it is listed with",
             Self::OtherFiles => "its included files are not those that its manifest describes",
             Self::Unreadable => "its manifest.json is not a manifest",
+            Self::Missing => "it was made with a manifest, which cannot be found at its end",
         })
     }
 }
@@ -236,6 +261,10 @@ mod tests {
                     found: "cd".to_owned(),
                 },
                 r#"{"check":"sha256","source":"sidecar","expected":"ab","found":"cd"}"#,
+            ),
+            (
+                Damage::Size { source: Recorded::Run, expected: 7, found: 5 },
+                r#"{"check":"size","source":"run","expected":7,"found":5}"#,
             ),
         ] {
             assert_eq!(serde_json::to_string(&damage).unwrap(), text);

@@ -83,8 +83,13 @@ impl Found {
 
     /// Gathers the facts. A queue that cannot be read does not hide the other facts.
     pub fn at(home: &Dir, settings: &Settings, now: Timestamp) -> Result<Self> {
-        let damaged = Repository::open_directory(home.path())?
-            .map_or(Ok(Vec::new()), |repository| repository.damaged())?;
+        let damaged = match Repository::open_directory(home.path())? {
+            Some(mut repository) => {
+                repository.made = runs::made(home);
+                repository.damaged()?
+            }
+            None => Vec::new(),
+        };
         let is_good = |name: &String| may_be_archive(name) && !damaged.contains(name);
         let archives: Vec<String> = home.names()?.into_iter().filter(is_good).collect();
         let is_misdated = |name: &&String| taken(name).is_some_and(|taken| is_in_the_future(taken, now));

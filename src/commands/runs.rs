@@ -82,6 +82,7 @@ impl<'a> Watch<'a> {
         self.run.revision = Some(report.manifest.revision);
         self.run.cluster_id = Some(report.manifest.cluster_id.clone());
         self.run.member = Some(report.manifest.member_name.clone());
+        self.run.folder = Some(upload::folder(&report.manifest));
         self.run.etcd_version = Some(report.manifest.etcd_version.clone());
         self.sent = Some(Sent { report, arrived: BTreeSet::new() });
         self.note();

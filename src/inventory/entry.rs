@@ -6,6 +6,7 @@ use super::record::{Record, record_name};
 use crate::archive::labels::Labels;
 use crate::archive::manifest::Manifest;
 use crate::error::{Refusal, Subcommand};
+use crate::schedule::runs::MadeArchive;
 use crate::system::clock::is_in_the_future;
 use jiff::Timestamp;
 
@@ -30,6 +31,8 @@ pub struct Entry {
     pub unreadable: Option<String>,
     /// The destinations that it still has to be uploaded to.
     pub pending_uploads: Vec<String>,
+    /// The archive of its name that a run of this machine made, if its manifest could not be read.
+    pub made: Option<MadeArchive>,
 }
 
 impl Entry {
@@ -79,7 +82,14 @@ impl Entry {
             record: Record::empty(identity),
             unreadable: None,
             pending_uploads: Vec::new(),
+            made: None,
         }
+    }
+
+    /// Returns whether this program made or verified it. A file of another tool was never promised to be an archive.
+    pub fn is_ours(&self) -> bool {
+        let Record { verified, damage, .. } = &self.record;
+        self.manifest.is_some() || self.made.is_some() || verified.is_some() || damage.is_some()
     }
 
     /// Returns when it was last known to be good, or `None` if it is damaged. The manifest is written last, after the

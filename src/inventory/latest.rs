@@ -6,6 +6,7 @@
 use super::entry::Entry;
 use super::listing::{Listing, StoredSnapshot};
 use super::selector::Selector;
+use crate::archive::name::taken;
 use crate::error::Refusal;
 use crate::exchange::Lineage;
 use jiff::Timestamp;
@@ -63,9 +64,34 @@ impl Listing {
         }
     }
 
-    /// Explains why `latest` is not the archive with the latest date, if it is not: the clock was wrong once, or the
-    /// cluster was restored to an older revision by other means.
+    /// Explains why `latest` is not the archive with the latest date, if it is not: a later one is damaged, the clock was wrong
+    /// once, or the cluster was restored to an older revision by other means.
     pub fn passed_over(&self, latest: &StoredSnapshot) -> Option<String> {
+        let reasons = [self.damaged_after(latest), self.dated_after(latest)];
+        let reasons: Vec<String> = reasons.into_iter().flatten().collect();
+        let (name, revision) = (latest.selector(), revision(&latest.entry));
+        (!reasons.is_empty())
+            .then(|| format!("latest is {name}, revision {revision}; {}", reasons.join("; ")))
+    }
+
+    /// Describes the newest damaged archive that was taken after `latest` in its folder, if there is one.
+    fn damaged_after(&self, latest: &StoredSnapshot) -> Option<String> {
+        let is_same_cluster =
+            |entry: &Entry| entry.manifest.is_none() || entry.cluster() == latest.entry.cluster();
+        let is_later = |other: &&StoredSnapshot| {
+            let entry = &other.entry;
+            other.folder() == latest.folder()
+                && entry.record.damage.is_some()
+                && is_same_cluster(entry)
+                && !entry.before_restore()
+                && (date(entry).is_some_and(|date| date <= self.now) && date(entry) > latest.entry.taken())
+        };
+        let other = self.snapshots.iter().filter(is_later).max_by_key(|snapshot| date(&snapshot.entry))?;
+        Some(format!("{} is newer, but damaged", other.selector()))
+    }
+
+    /// Describes the good archive with the latest date, if that is after `latest`.
+    fn dated_after(&self, latest: &StoredSnapshot) -> Option<String> {
         let is_later = |other: &&StoredSnapshot| {
             Rc::ptr_eq(&other.repository, &latest.repository)
                 && is_candidate(&other.entry)
@@ -77,13 +103,7 @@ impl Listing {
             true => "which is in the future".to_owned(),
             false => format!("but has the lower revision {}", revision(&other.entry)),
         };
-        Some(format!(
-            "latest is {}, revision {}; {} is dated {}, {why}",
-            latest.selector(),
-            revision(&latest.entry),
-            other.selector(),
-            other.entry.taken()?
-        ))
+        Some(format!("{} is dated {}, {why}", other.selector(), other.entry.taken()?))
     }
 
     fn good(&self, selector: &Selector, folder: &str) -> Vec<&StoredSnapshot> {
@@ -108,6 +128,11 @@ fn latest_of_each_cluster<'a>(good: &[&'a StoredSnapshot], now: Timestamp) -> Ve
     let mut all: Vec<&StoredSnapshot> = by_cluster.into_values().collect();
     all.sort_by(|one, other| other.entry.age_key().cmp(&one.entry.age_key()));
     all
+}
+
+/// Returns when an archive was taken, by its manifest, or by its name if it has lost its manifest.
+fn date(entry: &Entry) -> Option<Timestamp> {
+    entry.taken().or_else(|| taken(entry.file_name()))
 }
 
 fn revision(entry: &Entry) -> i64 {
@@ -155,6 +180,7 @@ mod tests {
                 encrypted_for: Vec::new(),
                 unreadable: None,
                 pending_uploads: Vec::new(),
+                made: None,
             };
             StoredSnapshot { repository: Rc::clone(&repository), entry }
         };

@@ -8,6 +8,7 @@ mod extract;
 mod fetch;
 mod latest;
 mod listing;
+mod lost_manifest;
 mod probe;
 mod record;
 mod repository;

@@ -53,6 +53,13 @@ impl ArchiveIdentity {
     pub fn new(size: u64, manifest: Option<&Manifest>) -> Self {
         Self { size, db_sha256: manifest.map(|manifest| manifest.db_sha256.clone()) }
     }
+
+    /// Returns whether this identified the archive that is now identified by `now`. If its manifest can no longer be read,
+    /// its size identifies it: the one that it has, or the one that it was `made` with.
+    pub fn is_of(&self, now: &Self, made: Option<u64>) -> bool {
+        let has_lost_manifest = self.db_sha256.is_some() && now.db_sha256.is_none();
+        self == now || has_lost_manifest && (self.size == now.size || Some(self.size) == made)
+    }
 }
 
 impl Record {

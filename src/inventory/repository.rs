@@ -4,12 +4,15 @@
 //! or delete an archive that was replaced or pinned since the caller listed it.
 
 use super::entry::{Entry, may_be_archive};
+use super::lost_manifest;
 use super::record::{ArchiveIdentity, Record, archive_of, record_name};
 use super::retention::Policy;
 use super::sidecar::{Sidecar, is_encrypted, is_sidecar, sidecar_name};
+use crate::archive::name::distinct_name;
 use crate::archive::tail::manifest_at_end;
 use crate::error::describe_inline;
 use crate::progress::Sink;
+use crate::schedule::runs::{MadeArchive, MadeArchives};
 use crate::store::flat_directory::FlatDirectory;
 use crate::store::{Blob, BlobStore, Deletion, ErrorScope};
 use crate::system::interrupt;
@@ -36,6 +39,8 @@ pub struct Repository {
     pub keep: Policy,
     /// The destinations that archives in it still have to be uploaded to, by the archive's name.
     pub pending_uploads: BTreeMap<String, Vec<String>>,
+    /// The archives that runs of this machine made, by their names here.
+    pub made: MadeArchives,
     pub(super) store: Box<dyn BlobStore>,
 }
 
@@ -47,7 +52,8 @@ impl Repository {
     /// The archives in `store`: in a destination called `name` they are in folders `CLUSTER/MEMBER`, without a name in
     /// no folder.
     pub fn new(name: Option<String>, store: Box<dyn BlobStore>) -> Self {
-        Self { name, keep: Policy::default(), pending_uploads: BTreeMap::new(), store }
+        let (keep, pending_uploads, made) = <_>::default();
+        Self { name, keep, pending_uploads, made, store }
     }
 
     /// Opens the directory at `path`. Returns `None` if it does not exist.
@@ -96,15 +102,16 @@ impl Repository {
         Ok(sizes.fold((0, 0), |(count, bytes), size| (count + 1, bytes + size)))
     }
 
-    /// Returns the names of the archives that were found damaged.
+    /// Returns the names of the archives that were found damaged, or no longer have the manifest that they were made with.
     ///
     /// # Errors
     /// Fails if the store cannot be listed.
     pub fn damaged(&self) -> Result<Vec<String>> {
         let blobs = self.store.list("")?;
         let with_record: BTreeSet<&str> = blobs.iter().filter_map(|blob| archive_of(&blob.name)).collect();
-        let entries =
-            self.describe_all(&blobs, |name| self.is_archive(name) && with_record.contains(name))?;
+        let is_known =
+            |name: &str| with_record.contains(name) || self.made.contains_key(name) || is_encrypted(name);
+        let entries = self.describe_all(&blobs, |name| self.is_archive(name) && is_known(name))?;
         let damaged = entries.into_iter().filter(|entry| entry.record.damage.is_some());
         Ok(damaged.map(|entry| entry.name).collect())
     }
@@ -260,12 +267,13 @@ impl Repository {
         sidecar: Readable<Option<Blob>>,
     ) -> Result<Option<Entry>> {
         let (mut manifest, mut encrypted_for, mut unreadable) = (None, Vec::new(), blob.unreadable.clone());
-        if is_encrypted(&blob.name) {
+        let (is_encrypted, mut sidecar_size) = (is_encrypted(&blob.name), None);
+        if is_encrypted {
             match self.read_sidecar(blob, sidecar)? {
-                Ok(Some(sidecar)) => {
+                Ok(Some(sidecar)) if sidecar.size == blob.size => {
                     (manifest, encrypted_for) = (Some(sidecar.manifest), sidecar.encrypted_for);
                 }
-                Ok(None) => {}
+                Ok(sidecar) => sidecar_size = sidecar.map(|sidecar| sidecar.size),
                 Err(reason) => {
                     unreadable = Some(format!("the manifest file next to it cannot be read: {reason}"));
                 }
@@ -277,15 +285,30 @@ impl Repository {
                 Err(error) => unreadable = Some(format!("it cannot be read: {}", self.reason(error)?)),
             }
         }
+        let has_lost_manifest = manifest.is_none() && unreadable.is_none();
+        let made = has_lost_manifest.then(|| self.made_as(&blob.name)).flatten();
         let identity = ArchiveIdentity::new(blob.size, manifest.as_ref());
         let record = match self.read_record(record)? {
             // The record of an earlier archive with this name does not apply to this one.
-            Ok(record) => record.filter(|record| record.identity == identity),
+            Ok(record) => {
+                record.filter(|record| record.identity.is_of(&identity, made.as_ref().map(|made| made.size)))
+            }
             Err(reason) => {
                 unreadable = Some(format!("its record cannot be read: {reason}"));
                 None
             }
         };
+        let facts = lost_manifest::Facts {
+            identity: &identity,
+            record: record.as_ref(),
+            made: made.as_ref(),
+            sidecar: sidecar_size,
+            is_encrypted,
+        };
+        let damage =
+            (has_lost_manifest && unreadable.is_none()).then(|| lost_manifest::find(facts)).flatten();
+        let mut record = record.unwrap_or_else(|| Record::empty(identity));
+        record.damage = record.damage.or(damage);
         Ok(Some(Entry {
             name: blob.name.clone(),
             store: self.url().to_owned(),
@@ -293,10 +316,30 @@ impl Repository {
             modified: blob.modified,
             manifest,
             encrypted_for,
-            record: record.unwrap_or_else(|| Record::empty(identity)),
+            record,
             unreadable,
             pending_uploads: self.pending_uploads.get(&blob.name).cloned().unwrap_or_default(),
+            made,
         }))
+    }
+
+    /// Returns the archive of this name that a run of this machine made. A destination had another archive of the name if
+    /// ours has a distinct one there.
+    fn made_as(&self, name: &str) -> Option<MadeArchive> {
+        let Some((folder, file)) = name.rsplit_once('/') else { return self.made.get(name).cloned() };
+        let is_in_folder = |made: &MadeArchive| made.folder.as_deref() == Some(&*format!("{folder}/"));
+        let in_folder = || self.made.iter().filter(|(_, made)| is_in_folder(made));
+        let distinct =
+            |name: &str, made: &MadeArchive| made.sha256.as_ref().map(|sha256| distinct_name(name, sha256));
+        let has_plain_name = |made: &MadeArchive| {
+            distinct(name, made).is_none_or(|distinct| matches!(self.store.head(&distinct), Ok(None)))
+        };
+        match in_folder().find(|(plain, _)| *plain == file) {
+            Some((_, made)) => has_plain_name(made).then(|| made.clone()),
+            None => in_folder()
+                .find(|(plain, made)| distinct(plain, made).as_deref() == Some(file))
+                .map(|(_, made)| made.clone()),
+        }
     }
 
     /// Returns the current state of `entry`, and its blob.
@@ -327,19 +370,20 @@ impl Repository {
     /// Reads the last `length` bytes of a blob.
     fn read_end(&self, blob: &Blob, length: u64) -> Result<Vec<u8>> {
         match length {
-            0 => Ok(Vec::new()),
+            // Reading shows whether it is really empty: a broken file system may report no size.
+            0 => self.read_to_end(&blob.name),
             length => self.store.get_range(blob, blob.size - length, length),
         }
     }
 
-    /// Reads the sidecar of `archive`, if it is that of this archive.
+    /// Reads the sidecar of `archive`. Returns `None` if it is that of another archive, but not if only the size differs.
     fn read_sidecar(
         &self,
         archive: &Blob,
         sidecar: Readable<Option<Blob>>,
     ) -> Result<Readable<Option<Sidecar>>> {
         let bytes = self.read_small(sidecar)?;
-        let parse = |bytes: Vec<u8>| Sidecar::parse_for(&archive.name, archive.size, &bytes);
+        let parse = |bytes: Vec<u8>| Sidecar::parse_for(&archive.name, &bytes);
         Ok(bytes.map(|bytes| bytes.and_then(parse)))
     }
 

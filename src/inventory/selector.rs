@@ -8,6 +8,7 @@ use super::repository::Repository;
 use super::retention::Policy;
 use super::upload;
 use crate::error::Refusal;
+use crate::schedule::runs::{self, MadeArchives};
 use crate::store::flat_directory::FlatDirectory;
 use anyhow::Result;
 use jiff::Timestamp;
@@ -176,12 +177,21 @@ impl Repositories {
                 let Some(directory) = FlatDirectory::open(dir)? else { return Ok(None) };
                 let is_known = |name: &str| self.destinations.has(name);
                 let pending_uploads = upload::pending_by_archive(directory.dir(), is_known)?;
+                let made = runs::made(directory.dir());
                 let mut repository = Repository::new(None, Box::new(directory));
+                repository.made = made;
                 repository.keep = self.keep(id);
                 repository.pending_uploads = pending_uploads;
                 Ok(Some(repository))
             }
-            RepositoryId::Destination(name) => self.destinations.open(name).map(Some),
+            RepositoryId::Destination(name) => {
+                let mut repository = self.destinations.open(name)?;
+                repository.made = FlatDirectory::open(&self.target)
+                    .ok()
+                    .flatten()
+                    .map_or_else(MadeArchives::new, |target| runs::made(target.dir()));
+                Ok(Some(repository))
+            }
         }
     }
 }

@@ -37,13 +37,12 @@ impl Sidecar {
         Self { format: manifest.format, size, sha256, encrypted_for, manifest }
     }
 
-    /// Parses the sidecar of the archive `name` of `size` bytes. Returns `None` if it describes another archive or is
-    /// not ours. Encrypted archives of small databases have nearly the same size, so the time in the name has to match
-    /// too, if it has one.
-    pub fn parse_for(name: &str, size: u64, bytes: &[u8]) -> Option<Self> {
+    /// Parses the sidecar of the archive `name`. Returns `None` if it describes another archive or is not ours. Encrypted
+    /// archives of small databases have nearly the same size, so the time in the name has to match, if it has one.
+    pub fn parse_for(name: &str, bytes: &[u8]) -> Option<Self> {
         let sidecar = Self::parse(bytes).ok()?;
-        let is_same_time = taken(name).is_none_or(|taken| sidecar.manifest.taken.parse().ok() == Some(taken));
-        (sidecar.size == size && is_same_time).then_some(sidecar)
+        let is_same_time = |time| sidecar.manifest.taken.parse().ok() == Some(time);
+        taken(name).is_none_or(is_same_time).then_some(sidecar)
     }
 
     /// Parses a sidecar.

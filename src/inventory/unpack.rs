@@ -64,7 +64,10 @@ pub(super) fn compare(snapshot: &StoredSnapshot, sha256: &str) -> Result<Result<
         _ => None,
     };
     let known = entry.record.sha256.as_ref().map(|known| (Recorded::Record, known.clone()));
-    Ok(compared(next_to_it.into_iter().chain(known), sha256))
+    // The name of an archive with a manifest may be that of another one since; without a manifest, it is damaged then.
+    let made = entry.made.as_ref().filter(|_| entry.manifest.is_none());
+    let made = made.and_then(|made| Some((Recorded::Run, made.sha256.clone()?)));
+    Ok(compared(next_to_it.into_iter().chain(known).chain(made), sha256))
 }
 
 /// Returns the sources that recorded this SHA-256, or the damage that one of them proves.
@@ -97,7 +100,8 @@ pub(super) fn sidecar(snapshot: &StoredSnapshot) -> Result<Sidecar> {
     let mut bytes = Vec::new();
     let source = snapshot.repository.read(&name)?;
     source.take(MAX_SIDECAR).read_to_end(&mut bytes).with_context(|| format!("reading {name}"))?;
-    Sidecar::parse_for(&entry.name, entry.size, &bytes)
+    Sidecar::parse_for(&entry.name, &bytes)
+        .filter(|sidecar| sidecar.size == entry.size)
         .with_context(|| format!("{name} does not describe {}", entry.location()))
 }
 

@@ -105,6 +105,7 @@ impl fmt::Display for Intact {
             (Missing::Trailer, _) => "its structure is sound",
             (_, Some(Recorded::Sidecar)) => "its sha256 is the one in the manifest file next to it",
             (_, Some(Recorded::Record)) => "its sha256 is the one that was last verified",
+            (_, Some(Recorded::Run)) => "its sha256 is the one that the run which made it recorded",
             (_, None) => "no recorded sha256 to compare it with",
         };
         write!(f, "{}; {read}", self.missing)

@@ -5,6 +5,8 @@
 
 use super::entry::Entry;
 use super::listing::StoredSnapshot;
+use super::record::{ArchiveIdentity, Record};
+use super::sidecar::is_encrypted;
 use super::unpack;
 use super::verdict::{Intact, Missing, Unsound, Verdict, Verified};
 use crate::archive::age::Identities;
@@ -79,6 +81,7 @@ fn record(snapshot: &StoredSnapshot, verdict: &Verdict, now: Timestamp) -> Resul
             // Whole seconds, as in the manifest.
             let now = Timestamp::from_second(now.as_second())?;
             repository.update_record(entry, &|record| {
+                record.identity = identity(entry, record);
                 record.sha256 = Some(contents.sha256.clone());
                 record.verified = Some(now);
                 record.damage = None;
@@ -86,17 +89,23 @@ fn record(snapshot: &StoredSnapshot, verdict: &Verdict, now: Timestamp) -> Resul
             })
         }
         // A check refuted the damage that was found earlier.
-        Verdict::Intact(_) if entry.record.damage.is_some() => {
-            repository.update_record(entry, &|record| record.damage = None)
-        }
-        // A file of another tool was never promised to be an archive, unless it was verified.
-        Verdict::Damaged(damage)
-            if entry.record.damage.as_ref() != Some(damage)
-                && (entry.manifest.is_some() || entry.record.verified.is_some()) =>
-        {
+        Verdict::Intact(_) if entry.record.damage.is_some() => repository.update_record(entry, &|record| {
+            record.identity = identity(entry, record);
+            record.damage = None;
+        }),
+        Verdict::Damaged(damage) if entry.is_ours() => {
             repository.update_record(entry, &|record| record.damage = Some(damage.clone()))
         }
         Verdict::Intact(_) | Verdict::Damaged(_) => Ok(()),
+    }
+}
+
+/// Returns the identity to record with a verdict that refutes damage. An archive that is good without a manifest at its end
+/// was packed anew, and is identified without it. The sidecar of an encrypted archive may come back.
+fn identity(entry: &Entry, record: &Record) -> ArchiveIdentity {
+    match entry.manifest.is_none() && !is_encrypted(&entry.name) {
+        true => ArchiveIdentity::new(entry.size, None),
+        false => record.identity.clone(),
     }
 }
 
@@ -213,8 +222,8 @@ fn read(
     }
     match error.downcast::<Damaged>() {
         Ok(damaged) => Ok(Reading::Damaged(damaged.damage)),
-        // According to its manifest it was a snapshot once.
-        Err(error) if snapshot.entry.manifest.is_some() && error.is::<NotASnapshot>() => {
+        // According to its manifest or our records, it was a snapshot once.
+        Err(error) if snapshot.entry.is_ours() && error.is::<NotASnapshot>() => {
             let refusal = error.downcast::<Refusal>()?;
             let detail =
                 refusal.reason.trim_start_matches(&snapshot.entry.location()).trim_start().to_owned();
@@ -295,7 +304,6 @@ fn boot_restored(site: &Site, stage: &Dir) -> Result<Expected> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::{ArchiveIdentity, Record};
     use super::super::repository::Repository;
     use super::*;
     use crate::archive::manifest::Manifest;
@@ -386,6 +394,7 @@ mod tests {
             record: Record::empty(ArchiveIdentity::new(9000, None)),
             unreadable: None,
             pending_uploads: Vec::new(),
+            made: None,
         };
         let dir = tempfile::tempdir().unwrap();
         let stage = Dir::open(dir.path()).unwrap();

@@ -51,6 +51,7 @@ mod included_files;
 mod juju;
 mod kubernetes_data;
 mod list_snapshots;
+mod lost_manifests;
 mod main_story;
 mod malicious_archives;
 mod output_formats;

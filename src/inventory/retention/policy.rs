@@ -201,7 +201,8 @@ fn exempt(entry: &Entry, scope: &Scope, now: Timestamp) -> Vec<String> {
         return vec![reason.clone()];
     }
     let (Some(manifest), Some(taken)) = (&entry.manifest, entry.taken()) else {
-        return vec!["no manifest of ours".to_owned()];
+        let damage = entry.record.damage.as_ref().map(|damage| format!("damaged: {damage}"));
+        return vec![damage.unwrap_or_else(|| "no manifest of ours".to_owned())];
     };
     let (cluster, member) = (&manifest.cluster_id, &manifest.member_name);
     let reason = match &scope.member {

@@ -238,9 +238,11 @@ fn describe_damaged(damaged: &[String]) -> Option<String> {
     }
 }
 
-/// Describes a verification that failed for another reason than damage, which is reported for each archive.
+/// Describes a verification that failed, unless it only found damaged archives in this directory: each of these is reported by
+/// itself. The name of an archive in a destination contains a slash.
 fn describe_failed(result: &Verification, name: &str, now: Timestamp) -> Option<String> {
-    let why = result.failure.as_ref().filter(|_| result.damaged.is_empty())?;
+    let is_reported = !result.damaged.is_empty() && result.damaged.iter().all(|name| !name.contains('/'));
+    let why = result.failure.as_ref().filter(|_| !is_reported)?;
     Some(format!("the last {name} failed {} ago: {why}", format_age(now.duration_since(result.started_time))))
 }
 

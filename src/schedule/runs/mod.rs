@@ -6,6 +6,9 @@
 
 pub mod health;
 pub mod last_results;
+mod made;
+
+pub use made::{MadeArchive, MadeArchives};
 
 use crate::system::clock::{format_timestamp, is_in_the_future};
 use crate::system::durable::{Dir, is_absent};
@@ -82,6 +85,9 @@ pub struct Run {
     pub cluster_id: Option<String>,
     /// The name of the member from which the snapshot was taken.
     pub member: Option<String>,
+    /// The folder of the archive in each destination, with a slash at its end.
+    #[serde(default)]
+    pub folder: Option<String>,
     /// The outcome of the upload to each destination, in words.
     pub destinations: BTreeMap<String, String>,
     /// The number of pending uploads at its end; `None` if the queue could not be read.
@@ -129,6 +135,7 @@ impl Run {
             revision: None,
             cluster_id: None,
             member: None,
+            folder: None,
             destinations: BTreeMap::new(),
             pending_uploads: Some(0),
             delete_phase: None,
@@ -182,6 +189,13 @@ impl Run {
         self.backup_phase == RunPhase::Running || self.delete_phase == Some(RunPhase::Running)
     }
 
+    /// Returns the archive that it published, with its name. A run without a snapshot names an earlier archive.
+    fn archive(&self) -> Option<(String, MadeArchive)> {
+        let name = self.backup_name.clone().filter(|_| !self.unchanged)?;
+        let (sha256, folder) = (self.sha256.clone(), self.folder.clone());
+        Some((name, MadeArchive { size: self.size?, sha256, folder }))
+    }
+
     /// Whether the process died before it recorded the end of the backup.
     pub fn was_killed(&self) -> bool {
         self.backup_phase == RunPhase::Failed && self.backup_finished_time.is_none()
@@ -200,6 +214,17 @@ pub fn list(home: &Dir, now: Timestamp) -> Result<Vec<Run>> {
         records_dir.names()?.iter().filter_map(|name| read(name).transpose()).collect::<Result<_>>()?;
     runs.sort_by_key(|run| (run.is_misdated(now), Reverse(run.started_time)));
     Ok(runs)
+}
+
+/// Returns the archives that runs made in `home`. Without its manifest, an archive cannot be told from a file of another
+/// tool by its content alone. A record that cannot be read is left out.
+pub fn made(home: &Dir) -> MadeArchives {
+    let Ok(Some(records_dir)) = records_dir(home) else { return MadeArchives::new() };
+    let names = records_dir.names().unwrap_or_default();
+    let runs = names.iter().filter_map(|name| read(&records_dir, name).ok().flatten());
+    let mut all = made::remembered(&records_dir);
+    all.extend(runs.filter_map(|(run, _)| run.archive()));
+    all
 }
 
 fn records_dir(home: &Dir) -> Result<Option<Dir>> {
@@ -256,7 +281,7 @@ impl RunRecord {
     /// Fails if the record cannot be written.
     pub fn begin(home: &Dir, run: &mut Run) -> Result<Self> {
         let records_dir = home.ensure_child(DIRECTORY, DIRECTORY_MODE, None)?;
-        let history = mark_and_prune(&records_dir, run.started_time)?;
+        let history = mark_and_prune(home, &records_dir, run.started_time)?;
         run.failures_total = history.failures_of(run.is_manual());
         run.first_run_time = history.first.or(Some(run.started_time));
         let (name, dir) = create_run_dir(&records_dir, run.started_time)?;
@@ -327,7 +352,7 @@ type NamedRecord = (String, Option<(Run, bool)>);
 
 /// Marks the runs that were killed and those dated in the future, removes the oldest records, and returns what they say in
 /// total.
-fn mark_and_prune(records_dir: &Dir, now: Timestamp) -> Result<History> {
+fn mark_and_prune(home: &Dir, records_dir: &Dir, now: Timestamp) -> Result<History> {
     let mut all: Vec<NamedRecord> = Vec::new();
     for name in records_dir.names()?.into_iter().filter(|name| !name.contains(RESULT_SUFFIX)) {
         // A record that cannot be read now is not removed: `list` reports it.
@@ -355,13 +380,13 @@ fn mark_and_prune(records_dir: &Dir, now: Timestamp) -> Result<History> {
             records_dir.child(name)?.replace(RECORD_FILE, &serde_json::to_vec_pretty(&updated)?)?;
         }
     }
-    prune(records_dir, &all, now)?;
+    prune(home, records_dir, &all, now)?;
     Ok(history)
 }
 
 /// Removes the oldest records. Of `backup` and of `snapshot` each, the last run and the last good run are kept, however
-/// many runs followed: they hold the counts and the age of the last good backup.
-fn prune(records_dir: &Dir, all: &[NamedRecord], now: Timestamp) -> Result<()> {
+/// many runs followed: they hold the counts and the age of the last good backup. The archives of the others stay known.
+fn prune(home: &Dir, records_dir: &Dir, all: &[NamedRecord], now: Timestamp) -> Result<()> {
     let last_of = |is_wanted: &dyn Fn(&Run) -> bool| {
         all.iter().position(|(_, read)| {
             read.as_ref().is_some_and(|(run, _)| !run.is_misdated(now) && is_wanted(run))
@@ -378,10 +403,10 @@ fn prune(records_dir: &Dir, all: &[NamedRecord], now: Timestamp) -> Result<()> {
         read.as_ref().is_none_or(|(run, is_dead)| *is_dead || !run.is_in_progress())
     };
     let old = all.iter().enumerate().skip(MAX_RECORDS - 1).filter(|(at, _)| !kept.contains(&Some(*at)));
-    for (_, (name, _)) in old.filter(|(_, (_, read))| over(read)) {
-        records_dir.remove_tree(name)?;
-    }
-    Ok(())
+    let old: Vec<&NamedRecord> = old.map(|(_, one)| one).filter(|(_, read)| over(read)).collect();
+    let archives = old.iter().filter_map(|(_, read)| read.as_ref()?.0.archive());
+    made::remember(home, records_dir, archives.collect())?;
+    old.into_iter().try_for_each(|(name, _)| records_dir.remove_tree(name))
 }
 
 /// Creates the directory of a run that began at `time`, and returns it with its name.

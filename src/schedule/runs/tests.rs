@@ -169,3 +169,24 @@ fn ignores_other_files() {
     assert_eq!(list(&home, at(100)).unwrap().len(), 1);
     assert_eq!(begin(&home, 2).1.failures_total, 0);
 }
+
+#[test]
+fn archives_stay_known_after_the_records_of_their_runs_are_removed() {
+    let (_keep, home) = home();
+    let publish = |second: i64| {
+        let (record, mut run) = begin(&home, second);
+        run.backup_name = Some(format!("{second}.tar.gz"));
+        (run.size, run.folder) = (Some(second.unsigned_abs()), Some("c/m1/".to_owned()));
+        home.replace(&format!("{second}.tar.gz"), b"").unwrap();
+        end((record, run), None);
+    };
+    let runs = i64::try_from(MAX_RECORDS).unwrap();
+    (100..100 + runs).for_each(publish);
+    home.remove_file("101.tar.gz").unwrap();
+    (200..205).for_each(publish);
+    assert_eq!(list(&home, at(1000)).unwrap().len(), MAX_RECORDS);
+    let made = made(&home);
+    assert_eq!(made.len(), MAX_RECORDS + 4, "{:?}", made.keys());
+    let first = MadeArchive { size: 100, sha256: None, folder: Some("c/m1/".to_owned()) };
+    assert_eq!((made.get("100.tar.gz"), made.get("101.tar.gz")), (Some(&first), None));
+}

@@ -42,6 +42,7 @@ fn entry(taken: &str, revision: i64, size: u64) -> Entry {
         unreadable: None,
         manifest: Some(manifest),
         pending_uploads: Vec::new(),
+        made: None,
     }
 }
 

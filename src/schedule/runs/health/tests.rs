@@ -172,6 +172,12 @@ fn damage_and_a_failed_drill_are_warnings() {
         assert_eq!(report.level, HealthLevel::Warning);
         assert!(report.summary.ends_with(words), "{}", report.summary);
     }
+    // Nothing else reports damage in a destination.
+    let offsite = ["offsite/c/m1/b.tar.gz".to_owned()];
+    let verifications = [Some(&of_drill(&offsite)), None];
+    let report = assess(&BackupFacts { verifications, ..facts(&runs, &archives, 1) }, LIMITS);
+    assert_eq!(report.level, HealthLevel::Warning);
+    assert!(report.summary.contains("; the last verification failed 60 min ago: "), "{}", report.summary);
     // The damaged archive was deleted.
     let verifications = [None, Some(&of_drill(&damaged))];
     let report = assess(&BackupFacts { verifications, ..facts(&runs, &archives, 1) }, LIMITS);
