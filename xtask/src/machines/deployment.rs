@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use fake_juju::model::{self, Hook, Model};
@@ -72,6 +72,12 @@ pub enum When {
     },
 }
 
+/// A hook that has ended.
+struct Ended {
+    output: Output,
+    seconds: f64,
+}
+
 /// Boots a machine after its power has failed, and connects it to its network.
 pub type Boot<'m> = Box<dyn Fn(&Machine) -> Result<()> + 'm>;
 
@@ -91,7 +97,7 @@ pub struct Deployment<'m> {
     pub client: Option<DbClient>,
     /// The last status of each unit.
     pub statuses: BTreeMap<String, String>,
-    /// The hooks that have run, as `UNIT HOOK`, with what they printed and the status that they set.
+    /// The hooks that have run, as `UNIT HOOK`, with their time, the status that they set, and what they printed.
     pub hooks: Vec<String>,
 }
 
@@ -247,10 +253,12 @@ impl<'m> Deployment<'m> {
             self.accident = None;
             self.recover(accident.kind, unit)?;
         }
-        for ((unit, hook), output) in due.iter().zip(outputs) {
+        for ((unit, hook), ended) in due.iter().zip(outputs) {
             let is_struck = struck.as_ref().is_some_and(|(_, struck)| struck == unit);
-            match output {
-                Ok(output) if output.status.success() || !is_struck => self.finish(unit, hook, &output)?,
+            match ended {
+                Ok(ended) if ended.output.status.success() || !is_struck => {
+                    self.finish(unit, hook, &ended)?
+                }
                 Err(error) if !is_struck => return Err(error),
                 _ => self.model.interrupt(unit, hook),
             }
@@ -277,12 +285,16 @@ impl<'m> Deployment<'m> {
         &self,
         due: &[(String, Hook)],
         planned: Option<&(Accident, String)>,
-    ) -> Result<(Vec<Result<Output>>, bool)> {
+    ) -> Result<(Vec<Result<Ended>>, bool)> {
         thread::scope(|scope| {
             let start = |(unit, hook): &(String, Hook)| {
                 let words = command_line(unit, &format!("hooks/{}", hook.name), &hook.variables());
                 let machine = self.machine(unit)?;
-                let run = move || machine.attempt(&words.iter().map(String::as_str).collect::<Vec<_>>());
+                let run = move || {
+                    let began = Instant::now();
+                    let output = machine.attempt(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
+                    Ok(Ended { output, seconds: began.elapsed().as_secs_f64() })
+                };
                 Ok(scope.spawn(run))
             };
             let running: Vec<Result<_>> = due.iter().map(start).collect();
@@ -291,7 +303,7 @@ impl<'m> Deployment<'m> {
                 Some((accident, unit)) => strike(accident, self.machine(unit)?, &is_over)?,
                 None => false,
             };
-            let join = |thread: thread::ScopedJoinHandle<'_, Result<Output>>| {
+            let join = |thread: thread::ScopedJoinHandle<'_, Result<Ended>>| {
                 thread.join().unwrap_or_else(|_| bail!("the thread of a hook panicked"))
             };
             Ok((running.into_iter().map(|thread| thread.and_then(join)).collect(), has_happened))
@@ -319,7 +331,7 @@ impl<'m> Deployment<'m> {
     }
 
     /// Ends a hook: stores what it changed, as Juju does.
-    fn finish(&mut self, unit: &str, hook: &Hook, out: &Output) -> Result<()> {
+    fn finish(&mut self, unit: &str, hook: &Hook, Ended { output: out, seconds }: &Ended) -> Result<()> {
         let (machine, agent) = (self.machine(unit)?, agent(unit));
         let stderr = String::from_utf8_lossy(&out.stderr);
         ensure!(out.status.success(), "{} of {unit} failed ({}): {stderr}", hook.name, out.status);
@@ -328,7 +340,7 @@ impl<'m> Deployment<'m> {
         let status = statuses.lines().last().unwrap_or_default().to_owned();
         ensure!(fake_juju::status::shown_next_step(&status), "`juju status` would cut {status:?}");
         self.model.set_status(unit, status.split(' ').next().unwrap_or_default());
-        let line = format!("{unit} {}: {status}; {}", hook.name, stderr.trim());
+        let line = format!("{unit} {} ({seconds:.1} s): {status}; {}", hook.name, stderr.trim());
         if let Err(refusal) = self.model.commit(unit, hook, &serde_json::from_str(&after)?) {
             // Juju runs it again.
             self.hooks.push(format!("{line}; {refusal}"));

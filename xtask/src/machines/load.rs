@@ -59,7 +59,7 @@ impl<'m> Load<'m> {
         machine.run(&["rm", "-rf", DIR])?;
         machine.write(&format!("{DIR}/script"), SCRIPT)?;
         machine.write(&format!("{DIR}/endpoints"), endpoints)?;
-        let script = machine.start(&words(&variables, &["sh", &format!("{DIR}/script")]))?;
+        let script = machine.start_service(&words(&variables, &["sh", &format!("{DIR}/script")]))?;
         Ok(Self { machine, script, variables })
     }
 
@@ -80,9 +80,17 @@ impl<'m> Load<'m> {
         record.lines().map(write).collect()
     }
 
+    /// Checks that the client still writes, or tries to.
+    pub fn check_runs(&mut self) -> Result<()> {
+        let ended = self.script.try_wait()?;
+        ensure!(ended.is_none(), "the client that writes has ended: {ended:?}");
+        Ok(())
+    }
+
     /// Stops writing. Checks that every acknowledged key is there. Returns the number of writes, and the longest time without
     /// an acknowledged one.
     pub fn finish(mut self) -> Result<(usize, Duration)> {
+        self.check_runs()?;
         self.machine.write(&format!("{DIR}/stop"), "")?;
         self.script.wait()?;
         let writes = self.acknowledged()?;

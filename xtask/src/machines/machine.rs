@@ -93,7 +93,15 @@ impl Machine {
 
     /// Starts a program on the machine and does not wait for it.
     pub fn start(&self, words: &[&str]) -> Result<Child> {
-        let mut command = self.enter(words)?;
+        self.spawn(self.enter(words)?)
+    }
+
+    /// Starts a program on the machine that may run as long as the machine.
+    pub fn start_service(&self, words: &[&str]) -> Result<Child> {
+        self.spawn(self.enter_for("0", words)?)
+    }
+
+    fn spawn(&self, mut command: Command) -> Result<Child> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.spawn().with_context(|| format!("entering the machine {}", self.name))
     }
@@ -141,9 +149,14 @@ impl Machine {
     }
 
     fn enter(&self, words: &[&str]) -> Result<Command> {
+        self.enter_for(COMMAND_TIMEOUT, words)
+    }
+
+    /// Returns the command that runs a program on the machine, for at most so many seconds; 0 is no limit.
+    fn enter_for(&self, seconds: &str, words: &[&str]) -> Result<Command> {
         let mut command = Command::new("timeout");
         command
-            .args(["--kill-after=5", COMMAND_TIMEOUT, "nsenter", "--all", "--target"])
+            .args(["--kill-after=5", seconds, "nsenter", "--all", "--target"])
             .arg(self.init()?.to_string())
             .arg("--")
             .args(words)

@@ -82,7 +82,7 @@ fn sequence(test_bed: &TestBed, seed: u64, steps: u64) -> Result<Summary> {
     let (mut random, mut summary) = (Random::new(seed), Summary::default());
     for number in 1..=steps {
         let event = run.state.next(&mut random);
-        let began = Instant::now();
+        let (began, hooks) = (Instant::now(), run.deployment.hooks.len());
         let outcome = run.step(&event).map_err(|error| {
             let place = run.save_evidence(seed).map_or_else(|error| format!("{error:#}"), |dir| dir.display().to_string());
             error.context(format!(
@@ -91,13 +91,15 @@ fn sequence(test_bed: &TestBed, seed: u64, steps: u64) -> Result<Summary> {
             ))
         })?;
         println!(
-            "seed {seed}, step {number}/{steps}: {event}: {} units, {} rounds of update-status, {:.0} s",
+            "seed {seed}, step {number}/{steps}: {event}: {} units, {} hooks, {} rounds of update-status, {:.0} s",
             run.state.all().count(),
+            run.deployment.hooks.len() - hooks,
             outcome.updates,
             began.elapsed().as_secs_f64()
         );
         summary.add(&Summary::from(&outcome));
     }
+    run.save_evidence(seed)?;
     (summary.writes, _) = run.load.take().context("no client was started")?.finish()?;
     Ok(summary)
 }
@@ -159,6 +161,7 @@ impl<'m> Run<'m> {
         self.restarts |= matches!(event.step, Step::Configure | Step::Move(_));
         let written =
             self.load.as_ref().map_or(Ok(0), |load| load.acknowledged().map(|writes| writes.len()))?;
+        self.load.as_mut().map_or(Ok(()), Load::check_runs)?;
         self.apply(&event.step)?;
         self.state = before.after(&event.step);
         self.deployment.accident = event.accident.clone();
