@@ -263,10 +263,9 @@ fn foreign_etcd(
     if own_config.is_some() {
         return Ok(None);
     }
-    if let Some(running) = site::running_etcds()?.into_iter().next() {
-        return Ok(Some(running));
-    }
-    Ok(stopped_foreign_etcd(site::find_data_dir(), data_dir, has_install_guard))
+    let existing = site::existing()?;
+    let stopped = || stopped_foreign_etcd(existing.data_dir, data_dir, has_install_guard);
+    Ok(existing.running.or_else(stopped))
 }
 
 /// If the data directory of the installed etcd is unknown, someone has configured that etcd. The exception is an

@@ -27,8 +27,19 @@ use std::time::Duration;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an etcd that has been running may take to respond.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to ask an etcd once more that was waited for in vain.
+const LAST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Returns the status of the unit's own etcd after all steps, and records that it has served.
+/// Returns how long to wait for the unit's own etcd. `is_silent` is whether it was already waited for in vain.
+pub fn timeout(facts: &Facts, is_silent: bool) -> Duration {
+    match facts.is_running {
+        _ if is_silent => LAST_TIMEOUT,
+        true => RESPONSE_TIMEOUT,
+        false => START_TIMEOUT,
+    }
+}
+
+/// Returns the status of the unit's own etcd after all steps, and records that it has served. Waits for it until `timeout`.
 ///
 /// # Errors
 /// If the record or the configuration cannot be written.
@@ -37,6 +48,7 @@ pub fn report_own_etcd(
     environment: &Environment,
     facts: &Facts,
     own: &UnitRecord,
+    timeout: Duration,
 ) -> Result<Status> {
     let unit = facts.method.systemd_unit();
     let next = format!("systemctl status {unit}; journalctl -u {unit}");
@@ -44,7 +56,6 @@ pub fn report_own_etcd(
         Ok(site) => site,
         Err(error) => return Ok(status_of_error(&error, "looking for etcd")),
     };
-    let timeout = if facts.is_running { RESPONSE_TIMEOUT } else { START_TIMEOUT };
     let no_leader = without_majority(&facts.cluster, &facts.method.service().stop_command(), &facts.data_dir);
     let (status, member) = health(juju, environment, &site, timeout, &next, no_leader);
     let status = match member.as_ref().filter(|answer| answer.is_learner) {

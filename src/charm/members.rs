@@ -33,6 +33,15 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A change makes others possible: a learner that was promoted can promote the next one.
 const MAX_ROUNDS: usize = 3;
 
+/// The outcome of the end of a hook.
+#[derive(Debug, Default)]
+pub struct Settled {
+    /// A status to report if something is wrong, or if etcd waits for its restart.
+    pub problem: Option<Status>,
+    /// Whether the etcd of this unit was waited for in vain.
+    pub is_silent: bool,
+}
+
 /// The end of a hook, after the steps of its plan.
 pub struct HookEnd<'a> {
     /// The Juju agent.
@@ -44,14 +53,15 @@ pub struct HookEnd<'a> {
 }
 
 impl HookEnd<'_> {
-    /// Makes the changes of the cluster that this unit has to make, and publishes its data. Returns a status to report if
-    /// something is wrong, or if etcd waits for its restart.
-    pub fn settle(&self, facts: &mut Facts) -> Option<Status> {
+    /// Makes the changes of the cluster that this unit has to make, and publishes its data.
+    pub fn settle(&self, facts: &mut Facts) -> Settled {
         let config = match self.plan.waits_for_turn() {
             true => facts.current_config.as_deref(),
             false => Some(facts.wanted_config.as_str()),
         };
-        let own = own_client(facts.method, config, &facts.certificate_dir)?;
+        let Some(own) = own_client(facts.method, config, &facts.certificate_dir) else {
+            return Settled::default();
+        };
         let (mut served, mut problem) = (None, None);
         for _ in 0..MAX_ROUNDS {
             served = gather_served(facts, &own);
@@ -74,9 +84,10 @@ impl HookEnd<'_> {
         }
         problem = problem.or_else(|| status_of_refusal(&facts.cluster));
         problem = problem.or(self.publish(facts, served.as_ref()));
-        problem
+        let problem = problem
             .or_else(|| self.waiting_status(&facts.cluster))
-            .or_else(|| status_of_strangers(&facts.cluster))
+            .or_else(|| status_of_strangers(&facts.cluster));
+        Settled { problem, is_silent: served.is_none() }
     }
 
     fn waiting_status(&self, facts: &ClusterFacts) -> Option<Status> {

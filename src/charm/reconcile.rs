@@ -132,9 +132,10 @@ impl HookRun<'_> {
             end.publish(&facts, None);
             return Ok(status);
         }
-        let member_problem = end.settle(&mut facts);
-        let status = health::report_own_etcd(self.juju, self.environment, &facts, &own)?;
-        let status = or_problem(status, member_problem);
+        let settled = end.settle(&mut facts);
+        let timeout = health::timeout(&facts, settled.is_silent);
+        let status = health::report_own_etcd(self.juju, self.environment, &facts, &own, timeout)?;
+        let status = or_problem(status, settled.problem);
         Ok(or_problem(or_problem(status, gather_problem), problem))
     }
 

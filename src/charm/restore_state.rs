@@ -97,14 +97,17 @@ pub fn wait_for_data<T>(
     end_backup: &dyn Fn(),
 ) -> (RestoreState, T) {
     let deadline = Instant::now() + timeout;
-    while let (RestoreState::Busy(_), _) = recover() {
+    loop {
+        let outcome = recover();
+        if !matches!(outcome.0, RestoreState::Busy(_)) {
+            return outcome;
+        }
         if Instant::now() >= deadline {
             end_backup();
             return recover();
         }
         std::thread::sleep(RETRY_INTERVAL.min(timeout));
     }
-    recover()
 }
 
 /// Locks a data directory, or returns `None` if it does not exist. The error is the state of the unit that has no lock.

@@ -110,7 +110,8 @@ impl Client {
         bail!("etcd did not serve at {} within {} s: {last}", self.endpoint, timeout.as_secs())
     }
 
-    fn is_listening(&self) -> bool {
+    /// Whether something listens at the endpoint. etcdctl would wait for its whole timeout to find that out.
+    pub fn is_listening(&self) -> bool {
         if let Some(socket) = socket_path(&self.endpoint) {
             return UnixStream::connect(socket).is_ok();
         }

@@ -50,6 +50,7 @@ mod import_formats;
 mod included_files;
 mod juju;
 mod kubernetes_data;
+mod leaderless;
 mod list_snapshots;
 mod lost_manifests;
 mod main_story;

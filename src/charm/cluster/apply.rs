@@ -18,9 +18,10 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Adds this unit as a learner, by one of these voters.
 ///
 /// # Errors
-/// If etcd refuses for longer than 20 s, or no voter answers.
+/// If etcd refuses for longer than 20 s, or no voter answers. If etcd waits for a voter that does not answer, at once.
 pub fn add_learner(voters: &[Client], name: &str, peer_url: &str) -> Result<()> {
-    let added = retry(voters, CHANGE_TIMEOUT, &|voter| voter.add_learner(name, peer_url));
+    let added = Attempt { voters, timeout: CHANGE_TIMEOUT, needs_all: true };
+    let added = added.retry(&|voter| voter.add_learner(name, peer_url));
     match added {
         // An earlier hook has added it.
         Err(error) if format!("{error:#}").contains("Peer URLs already exists") => Ok(()),
@@ -33,7 +34,8 @@ pub fn add_learner(voters: &[Client], name: &str, peer_url: &str) -> Result<()> 
 /// # Errors
 /// If etcd refuses for longer than 20 s, or no voter answers.
 pub fn remove(voters: &[Client], member: u64) -> Result<()> {
-    let removed = retry(voters, CHANGE_TIMEOUT, &|voter| voter.remove_member(member));
+    let removed = Attempt { voters, timeout: CHANGE_TIMEOUT, needs_all: false };
+    let removed = removed.retry(&|voter| voter.remove_member(member));
     ignore(removed, MembershipRefusal::NotFound)
 }
 
@@ -44,7 +46,8 @@ pub fn remove(voters: &[Client], member: u64) -> Result<()> {
 pub fn apply(change: &Change, own: &Client, voters: &[Client]) -> Result<()> {
     match change {
         Change::PromoteSelf(member) => {
-            let promoted = retry(voters, SYNC_TIMEOUT, &|voter| voter.promote(*member));
+            let promoted = Attempt { voters, timeout: SYNC_TIMEOUT, needs_all: false };
+            let promoted = promoted.retry(&|voter| voter.promote(*member));
             ignore(promoted, MembershipRefusal::IsVoter)
         }
         Change::Promote(member) => ignore(own.promote(*member), MembershipRefusal::IsVoter),
@@ -60,28 +63,44 @@ fn ignore(result: Result<()>, harmless: MembershipRefusal) -> Result<()> {
     }
 }
 
-/// Asks one voter after the other, until one has made the change, one refuses for good, or the time is up. A voter that does
-/// not answer is skipped.
-fn retry(voters: &[Client], timeout: Duration, change: &dyn Fn(&Client) -> Result<()>) -> Result<()> {
-    let deadline = Instant::now() + timeout;
-    loop {
-        let mut refused = None;
-        for voter in voters {
-            let Err(error) = change(voter) else { return Ok(()) };
-            let is_final = match MembershipRefusal::from_error(&error) {
-                Some(refusal) => !refusal.is_temporary(),
-                None => format!("{error:#}").contains("Peer URLs already exists"),
-            };
-            if is_final {
+/// An attempt to change the cluster.
+struct Attempt<'a> {
+    voters: &'a [Client],
+    timeout: Duration,
+    /// Whether etcd makes the change only while all voters are connected, as some versions do.
+    needs_all: bool,
+}
+
+impl Attempt<'_> {
+    /// Asks one voter after the other, until one has made the change, one refuses for good, or the time is up. A voter at
+    /// which nothing listens is skipped.
+    fn retry(&self, change: &dyn Fn(&Client) -> Result<()>) -> Result<()> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            let (mut refused, mut all_listen) = (None, true);
+            for voter in self.voters {
+                let listens = voter.is_listening();
+                all_listen &= listens;
+                let outcome = if listens { change(voter) } else { Err(voter.silence()) };
+                let Err(error) = outcome else { return Ok(()) };
+                let is_final = match MembershipRefusal::from_error(&error) {
+                    Some(refusal) => !refusal.is_temporary(),
+                    None => format!("{error:#}").contains("Peer URLs already exists"),
+                };
+                if is_final {
+                    return Err(error);
+                }
+                refused = Some(clearer(refused, error));
+            }
+            let error = refused.context("no other voter is known")?;
+            let is_unhealthy = MembershipRefusal::from_error(&error) == Some(MembershipRefusal::Unhealthy);
+            // A machine that is off comes back later than a hook can wait.
+            let is_in_vain = self.needs_all && is_unhealthy && !all_listen;
+            if is_in_vain || Instant::now() >= deadline {
                 return Err(error);
             }
-            refused = Some(clearer(refused, error));
+            std::thread::sleep(RETRY_INTERVAL);
         }
-        let error = refused.context("no other voter is known")?;
-        if Instant::now() >= deadline {
-            return Err(error);
-        }
-        std::thread::sleep(RETRY_INTERVAL);
     }
 }
 
@@ -114,7 +133,40 @@ pub fn publish(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::etcd::tls::Tls;
     use anyhow::anyhow;
+    use std::net::TcpListener;
+    use std::path::Path;
+
+    /// Returns a client of a server at this address.
+    fn voter(address: &str) -> Client {
+        let tls = Tls { cacert: None, cert: None, key: None };
+        Client::of_endpoint(Path::new("etcdctl"), &format!("https://{address}"), tls, None)
+    }
+
+    #[test]
+    fn does_not_wait_for_a_voter_at_which_nothing_listens() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let up = voter(&server.local_addr().unwrap().to_string());
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap();
+        let off = voter(&closed.local_addr().unwrap().to_string());
+        drop(closed);
+        let attempt = |voters: &[Client], needs_all: bool| {
+            let began = Instant::now();
+            let timeout = Duration::from_secs(2);
+            let refused = Attempt { voters, timeout, needs_all }.retry(&|voter| {
+                assert!(voter.is_listening(), "etcdctl would wait for seconds");
+                Err(anyhow!("etcdserver: unhealthy cluster"))
+            });
+            assert!(format!("{:#}", refused.unwrap_err()).contains("unhealthy"));
+            began.elapsed() < timeout
+        };
+        // It may have been connected for less than 5 s.
+        assert!(!attempt(std::slice::from_ref(&up), true));
+        assert!(attempt(&[off.clone(), up.clone()], true));
+        // Another change may be possible without it.
+        assert!(!attempt(&[off, up], false));
+    }
 
     #[test]
     fn a_refusal_by_etcd_is_reported_rather_than_a_voter_that_is_off() {

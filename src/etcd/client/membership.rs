@@ -7,7 +7,7 @@ use super::Client;
 use crate::etcd::member::Member;
 use crate::etcd::site::Login;
 use crate::etcd::tls::Tls;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 use std::path::Path;
 
@@ -69,10 +69,17 @@ impl Client {
     /// The member does not answer, or has no leader, or is a learner.
     pub fn current_members(&self) -> Result<Vec<Member>> {
         if !self.is_listening() {
-            return Err(anyhow!("nothing listens at {}", self.endpoint));
+            return Err(self.silence());
         }
+        // Without a leader, a read fails only after its timeout.
+        ensure!(self.status()?.has_leader, "the member at {} has no leader", self.endpoint);
         self.linearizable_read()?;
         self.members()
+    }
+
+    /// Returns the error of a member at which nothing listens.
+    pub fn silence(&self) -> anyhow::Error {
+        anyhow!("nothing listens at {}", self.endpoint)
     }
 
     /// Adds a learner at this URL.

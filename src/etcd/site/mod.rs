@@ -113,21 +113,26 @@ impl Site {
     }
 }
 
-/// Describes the etcds of this machine that run. Those in containers, and those that any user could have started, do
-/// not count.
+/// The etcd that a machine has already.
+#[derive(Debug)]
+pub struct Existing {
+    /// Describes one that runs. Those in containers, and those that any user could have started, do not count.
+    pub running: Option<String>,
+    /// The data directory of the etcd on this machine, running or not; `None` if no etcd was found. The error is that there are
+    /// several, or that a configuration cannot be read.
+    pub data_dir: Result<Option<PathBuf>, Refusal>,
+}
+
+/// Looks for etcds on this machine.
 ///
 /// # Errors
 /// The configuration of a running etcd cannot be read.
-pub fn running_etcds() -> Result<Vec<String>, Refusal> {
-    Ok(this_machine()?.describe_running())
-}
-
-/// Returns the data directory of the etcd on this machine, running or not; `None` if no etcd was found.
-///
-/// # Errors
-/// There are several etcds, or a configuration cannot be read.
-pub fn find_data_dir() -> Result<Option<PathBuf>, Refusal> {
-    Ok(this_machine()?.at_most_one()?.map(|candidate| candidate.site.data_dir.value))
+pub fn existing() -> Result<Existing, Refusal> {
+    let machine = this_machine()?;
+    let running = machine.describe_running().into_iter().next();
+    let found = machine.at_most_one();
+    let data_dir = found.map(|found| found.map(|candidate| candidate.site.data_dir.value));
+    Ok(Existing { running, data_dir })
 }
 
 fn this_machine() -> Result<Machine, Refusal> {
