@@ -270,7 +270,6 @@ impl Program {
 /// Starts `command`. Linux refuses to run a file that is open for writing (ETXTBSY). If we have just written the file, a child
 /// that another thread is starting can hold a copy of its descriptor until it runs its own program, for a few milliseconds
 /// (<https://github.com/golang/go/issues/22315>). Waits for at most [`MAX_BUSY`].
-#[expect(clippy::disallowed_methods, reason = "the only place that starts a child")]
 fn spawn_unless_busy(command: &mut std::process::Command) -> io::Result<Child> {
     let start = Instant::now();
     loop {
@@ -330,6 +329,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "the test lays out a program")]
     fn waits_for_a_program_that_is_still_open_for_writing() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("program");
