@@ -23,6 +23,12 @@ pub fn set_environment(cargo: &mut Command, target: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Returns the directory with the unpacked packages, if they have been downloaded.
+pub fn fetched(target: &Path) -> Option<PathBuf> {
+    let named = workspace::named_directory(VARIABLE, PROGRAM).ok().flatten();
+    named.or_else(|| Some(target.join("s3/ceph")).filter(|root| root.join(PROGRAM).is_file()))
+}
+
 /// Returns the directory with the unpacked packages. They are downloaded if they are missing.
 fn ensure(target: &Path) -> Result<PathBuf> {
     if let Some(named) = workspace::named_directory(VARIABLE, PROGRAM)? {

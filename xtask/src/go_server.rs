@@ -81,11 +81,10 @@ impl GoServer {
             }
             return Ok(Some(program));
         }
-        let home = target.join(format!("s3/{}-{}", self.name, self.version));
-        let program = home.join(self.name);
-        if program.is_file() {
+        if let Some(program) = self.built(target) {
             return Ok(Some(program));
         }
+        let home = self.home(target);
         if command::output(command::new("go").arg("version")).is_err() {
             return Ok(None);
         }
@@ -101,6 +100,20 @@ impl GoServer {
         go.arg("go").env("GOBIN", &home).env("CGO_ENABLED", "0").env_remove("GOFLAGS");
         go.args(["install", "-trimpath", "-ldflags=-s -w", &format!("{}@{}", self.package, self.version)]);
         command::run_checked(&mut go).with_context(|| format!("building {}", self.name))?;
-        Ok(Some(program))
+        Ok(self.built(target))
+    }
+
+    /// Returns the program if the variable names it or if it has been built.
+    pub fn fetched(&self, target: &Path) -> Option<PathBuf> {
+        let named = std::env::var_os(self.variable).map(PathBuf::from);
+        named.filter(|program| program.is_file()).or_else(|| self.built(target))
+    }
+
+    fn built(&self, target: &Path) -> Option<PathBuf> {
+        Some(self.home(target).join(self.name)).filter(|program| program.is_file())
+    }
+
+    fn home(&self, target: &Path) -> PathBuf {
+        target.join(format!("s3/{}-{}", self.name, self.version))
     }
 }

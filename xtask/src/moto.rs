@@ -24,7 +24,7 @@ pub fn set_environment(cargo: &mut Command, target: &Path) -> Result<()> {
 }
 
 /// Returns the virtual environment with moto. It is created if it is missing.
-fn ensure(target: &Path) -> Result<PathBuf> {
+pub fn ensure(target: &Path) -> Result<PathBuf> {
     if let Some(named) = workspace::named_directory(VARIABLE, PROGRAM)? {
         return Ok(named);
     }
