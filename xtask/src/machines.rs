@@ -156,7 +156,8 @@ Usage: cargo xtask machines [--record] [NAME...]
   --install  install the Debian packages that machines need, and exit
 
 RANDOM_SEED and RANDOM_STEPS select the sequence of `scaling: a random sequence` (default: another one each time, of
-200 steps). Several seeds are separated by commas, and each has this number of steps.
+200 steps). Several seeds are separated by commas, and each has this number of steps. A sequence that has passed is not repeated
+until the program changes.
 
 Scenarios:";
 

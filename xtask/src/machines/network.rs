@@ -95,13 +95,17 @@ impl<'m> Network<'m> {
         machine.switch_on_connected(&|| self.plug(place))
     }
 
-    /// Cuts a machine off from all others, or connects it again.
+    /// Cuts a machine off from all others, or connects it again. If it is off, this takes effect when it boots.
     pub fn set_connected(&self, place: usize, is_connected: bool) -> Result<()> {
         match is_connected {
             true => self.cut_off.borrow_mut().remove(&place),
             false => self.cut_off.borrow_mut().insert(place),
         };
-        set_connected(self.hub, place + 1, is_connected)
+        match self.machines[place].init() {
+            Ok(_) => set_connected(self.hub, place + 1, is_connected),
+            // Its cable is gone.
+            Err(_) => Ok(()),
+        }
     }
 
     /// Gives a machine its other address.

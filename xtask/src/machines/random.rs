@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use self::invariants::View;
 use self::steps::{Event, MACHINES, Random, State, Step};
@@ -56,7 +57,7 @@ pub fn sequences(test_bed: &TestBed) -> Result<String> {
     let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let work = || {
         while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let result = sequence(test_bed, *seed, steps);
+            let result = sequence_once(test_bed, *seed, steps);
             if let Err(error) = &result {
                 println!("{error:#}");
             }
@@ -70,6 +71,28 @@ pub fn sequences(test_bed: &TestBed) -> Result<String> {
     }
     let list = seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
     Ok(format!("seeds {list} with {steps} steps each: {summary}"))
+}
+
+/// Runs the sequence of a seed, unless it has passed with the same program. So a long run can be continued after a failure.
+fn sequence_once(test_bed: &TestBed, seed: u64, steps: u64) -> Result<Summary> {
+    let program = fs::read(test_bed.programs.join("etcd-backup")).context("reading the program")?;
+    let hash: String = Sha256::digest(program).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let passed = evidence_dir(test_bed, seed)?.join(format!("passed-{steps}-{hash}"));
+    if let Ok(text) = fs::read_to_string(&passed) {
+        println!("seed {seed}: has passed with this program; {} has its summary", passed.display());
+        return Summary::from_json(&text);
+    }
+    let summary = sequence(test_bed, seed, steps)?;
+    fs::write(&passed, summary.to_json().to_string()).context("writing the summary")?;
+    println!("seed {seed}: {summary}");
+    Ok(summary)
+}
+
+/// Creates the directory for the logs of a sequence, in cargo's target directory.
+fn evidence_dir(test_bed: &TestBed, seed: u64) -> Result<PathBuf> {
+    let dir = test_bed.target.join(format!("machines/random-{seed}"));
+    fs::create_dir_all(&dir)?;
+    Ok(dir)
 }
 
 /// Runs the sequence of a seed on new machines.
@@ -339,8 +362,7 @@ impl<'m> Run<'m> {
 
     /// Writes the hooks that have run and the journal of each machine into cargo's target directory.
     fn save_evidence(&self, seed: u64) -> Result<PathBuf> {
-        let dir = self.test_bed.target.join(format!("machines/random-{seed}"));
-        fs::create_dir_all(&dir)?;
+        let dir = evidence_dir(self.test_bed, seed)?;
         let hooks = self.deployment.hooks.join("\n");
         fs::write(
             dir.join("hooks"),

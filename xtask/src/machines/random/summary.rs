@@ -3,6 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
 /// The outcome of a step.
 pub struct Outcome {
     /// Whether the accident has happened.
@@ -32,6 +35,31 @@ impl Summary {
         self.updates = self.updates.max(other.updates);
         self.pause = self.pause.max(other.pause);
         self.writes += other.writes;
+    }
+}
+
+impl Summary {
+    /// Returns the summary as JSON.
+    pub fn to_json(&self) -> Value {
+        let Self { steps, accidents, updates, pause, writes } = self;
+        let milliseconds = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        json!({
+            "steps": steps, "accidents": accidents, "updates": updates, "milliseconds": milliseconds, "writes": writes,
+        })
+    }
+
+    /// Reads a summary.
+    pub fn from_json(text: &str) -> Result<Self> {
+        let value: Value = serde_json::from_str(text)?;
+        let number = |name: &str| value[name].as_u64().with_context(|| format!("no {name} in {text}"));
+        let count = |name: &str| Ok::<_, anyhow::Error>(usize::try_from(number(name)?)?);
+        Ok(Self {
+            steps: count("steps")?,
+            accidents: count("accidents")?,
+            updates: count("updates")?,
+            pause: Duration::from_millis(number("milliseconds")?),
+            writes: count("writes")?,
+        })
     }
 }
 
@@ -73,6 +101,7 @@ mod tests {
         one.add(&step(false, 3, None));
         let mut all = Summary { writes: 5, ..step(true, 2, Some(700)) };
         all.add(&one);
+        assert_eq!(Summary::from_json(&all.to_json().to_string()).unwrap(), all);
         assert_eq!(
             all.to_string(),
             "3 steps with 2 accidents; all 15 acknowledged writes kept; at most 3 rounds of update-status; longest pause \
