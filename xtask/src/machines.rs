@@ -190,9 +190,10 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     if chosen.is_empty() {
         return Ok(ExitCode::from(2));
     }
+    let run = record::run()?;
     let outcomes = run_scenarios(&chosen, root::ensure(&workspace::target_directory()?)?)?;
     if record {
-        record::write(&outcomes, &all_names())?;
+        record::write(&outcomes, &all_names(), &run)?;
     }
     Ok(exit_code(&outcomes))
 }

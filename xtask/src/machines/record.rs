@@ -23,9 +23,13 @@ struct Page {
     mark: &'static str,
 }
 
-/// Replaces the rows of these scenarios. `names` has all scenarios in order; rows with other names are removed.
-pub fn write(outcomes: &[Outcome], names: &[&str]) -> Result<()> {
-    let run = format!("{}, {}", page::today()?, page::commit()?);
+/// Returns the date and the commit of a run that begins now: until its end, another commit may be made.
+pub fn run() -> Result<String> {
+    Ok(format!("{}, {}", page::today()?, page::commit()?))
+}
+
+/// Replaces the rows of these scenarios of a `run`. `names` has all scenarios in order; rows with other names are removed.
+pub fn write(outcomes: &[Outcome], names: &[&str], run: &str) -> Result<()> {
     let is_scaling = |name: &&str| name.starts_with(SCALING_PREFIX);
     let (scaling, others): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| is_scaling(name));
     for (page, names) in [(MACHINES, others), (SCALING, scaling)] {
@@ -35,7 +39,7 @@ pub fn write(outcomes: &[Outcome], names: &[&str]) -> Result<()> {
         page::update(page.path, page.mark, |old| {
             format!(
                 "{run}: the newest of these runs of `cargo xtask machines`\n\n{}",
-                table(old, outcomes, &names, &run)
+                table(old, outcomes, &names, run)
             )
         })?;
     }
