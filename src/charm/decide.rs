@@ -143,7 +143,7 @@ fn run_plan(facts: &Facts) -> Plan {
     let marks_as_served = lacks_only_served_mark(facts);
     let differs = facts.current_config.as_ref() != Some(&facts.wanted_config);
     let is_outdated = (differs || !facts.is_service_set_up) && !marks_as_served;
-    let upgrades = facts.has_prepared_upgrade;
+    let upgrades = facts.prepared_upgrade.is_some();
     let needs_restart = facts.is_running && (is_outdated || facts.runs_old_config || upgrades);
     let restarts = needs_restart && may_restart(&facts.cluster);
     // A unit that waits for its turn keeps its file too: a crash of its etcd must not be a restart.

@@ -55,8 +55,8 @@ pub struct Facts {
     pub has_install_guard: bool,
     /// Whether etcd is running.
     pub is_running: bool,
-    /// Whether the programs of another release are prepared for the next restart.
-    pub has_prepared_upgrade: bool,
+    /// The version of the release whose programs are prepared for the next restart.
+    pub prepared_upgrade: Option<String>,
     /// Why the last upgrade is not tried again. etcd runs with its earlier programs.
     pub failed_upgrade: Option<Refusal>,
     /// Whether etcd was last started before its configuration was written.

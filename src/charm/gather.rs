@@ -128,7 +128,7 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
             && !has_install_guard,
         has_install_guard,
         is_running: installed.is_some() && main_pid(method.systemd_unit()).is_some(),
-        has_prepared_upgrade: installed == Some(InstallMethod::Release) && upgrade::is_prepared(),
+        prepared_upgrade: upgrade::prepared_version().filter(|_| installed == Some(InstallMethod::Release)),
         failed_upgrade: upgrade::failure().filter(|_| installed == Some(InstallMethod::Release)),
         runs_old_config: runs_old_config(method, listening.dir),
     })

@@ -85,13 +85,14 @@ impl HookEnd<'_> {
         problem = problem.or_else(|| status_of_refusal(&facts.cluster));
         problem = problem.or(self.publish(facts, served.as_ref()));
         let problem = problem
-            .or_else(|| self.waiting_status(&facts.cluster))
+            .or_else(|| self.waiting_status(facts))
             .or_else(|| status_of_strangers(&facts.cluster));
         Settled { problem, is_silent: served.is_none() }
     }
 
-    fn waiting_status(&self, facts: &ClusterFacts) -> Option<Status> {
-        self.plan.waits_for_turn().then(|| turn::waiting_status(facts))
+    fn waiting_status(&self, facts: &Facts) -> Option<Status> {
+        let upgrade = facts.prepared_upgrade.as_deref();
+        self.plan.waits_for_turn().then(|| turn::waiting_status(&facts.cluster, upgrade))
     }
 
     /// Publishes the data of this unit, as the leader also that of the application, and the data for clients. Returns a

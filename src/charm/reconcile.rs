@@ -148,7 +148,7 @@ impl HookRun<'_> {
             return Ok((facts, None));
         }
         let (is_prepared, upgrade_problem) = match self.prepare_upgrade(&facts) {
-            Ok(version) => (version.is_some(), None),
+            Ok(version) => (version.is_some(), status_of_refused_upgrade(&facts)),
             Err(error) => (false, Some(status_of_error(&error, "preparing the upgrade of etcd"))),
         };
         let (are_taken, certificate_problem) = match self.take_certificates(&facts, own) {
@@ -162,9 +162,11 @@ impl HookRun<'_> {
         Ok((facts, upgrade_problem.or(certificate_problem)))
     }
 
-    /// Prepares an upgrade after a release was attached, which runs this hook.
+    /// Prepares an upgrade after a release was attached, which runs `upgrade-charm`. If that hook failed to prepare it, the next
+    /// one tries again.
     fn prepare_upgrade(&self, facts: &Facts) -> Result<Option<Version>> {
-        if self.hook != Hook::UpgradeCharm || facts.method != InstallMethod::Release {
+        let is_due = self.hook == Hook::UpgradeCharm || install::upgrade::is_pending();
+        if !is_due || facts.method != InstallMethod::Release {
             return Ok(None);
         }
         let versions = facts.cluster.others.values().filter_map(|published| published.version.as_deref());
@@ -369,6 +371,12 @@ fn status_of_step(error: &anyhow::Error, step: Step, facts: &ClusterFacts) -> St
         }
         _ => status_of_error(error, step.describe()),
     }
+}
+
+/// Returns the status of a unit that has refused the attached release, also in an earlier hook.
+fn status_of_refused_upgrade(facts: &Facts) -> Option<Status> {
+    let refusal = install::upgrade::refusal().filter(|_| facts.method == InstallMethod::Release)?;
+    Some(Status::blocked(&refusal.reason, &refusal.next))
 }
 
 /// Removes the programs before an upgrade if the new etcd was started by something else than a hook.

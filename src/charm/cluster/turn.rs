@@ -38,12 +38,17 @@ pub fn next_turn(
     facts.units.keys().filter(waits).find(|unit| others_serve(unit)).cloned()
 }
 
-/// Returns the status of a unit that waits for its turn, after its etcd was found healthy.
-pub fn waiting_status(facts: &ClusterFacts) -> Status {
+/// Returns the status of a unit that waits for its turn, after its etcd was found healthy. `upgrade` is the version of etcd that
+/// it will start, if that is another one.
+pub fn waiting_status(facts: &ClusterFacts, upgrade: Option<&str>) -> Status {
+    let action = match upgrade {
+        Some(version) => format!("waits to upgrade etcd to {version},"),
+        None => "restarts with its new configuration".to_owned(),
+    };
     let holder = facts.application.turn.as_ref().filter(|holder| **holder != facts.unit);
     let message = match holder {
-        Some(holder) => format!("restarts with its new configuration after {holder}"),
-        None => "restarts with its new configuration when all members serve".to_owned(),
+        Some(holder) => format!("{action} after {holder}"),
+        None => format!("{action} when all members serve"),
     };
     Status::new("waiting", message)
 }
@@ -131,10 +136,14 @@ mod tests {
     }
 
     #[test]
-    fn names_the_unit_that_restarts_first() {
-        assert!(waiting_status(&facts(&[], Some("etcd/0"))).message.ends_with("after etcd/0"));
+    fn names_the_unit_that_restarts_first_and_the_version_of_an_upgrade() {
+        let message = |turn, upgrade| waiting_status(&facts(&[], turn), upgrade).message;
+        assert!(message(Some("etcd/0"), None).ends_with("configuration after etcd/0"));
+        let upgrade = message(Some("etcd/0"), Some("3.6.16"));
+        assert_eq!(upgrade, "waits to upgrade etcd to 3.6.16, after etcd/0");
         for turn in [None, Some("etcd/1")] {
-            assert!(waiting_status(&facts(&[], turn)).message.ends_with("when all members serve"));
+            assert!(message(turn, None).ends_with("configuration when all members serve"));
+            assert!(message(turn, Some("3.6.16")).ends_with("to 3.6.16, when all members serve"));
         }
     }
 }

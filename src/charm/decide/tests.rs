@@ -41,7 +41,7 @@ fn serving() -> Facts {
         is_service_set_up: true,
         has_install_guard: false,
         is_running: true,
-        has_prepared_upgrade: false,
+        prepared_upgrade: None,
         failed_upgrade: None,
         runs_old_config: false,
     }
@@ -144,7 +144,8 @@ fn restarts_etcd_only_for_a_new_configuration() {
 
 #[test]
 fn upgrades_with_the_restart_of_its_turn() {
-    let prepared = Facts { has_prepared_upgrade: true, method: InstallMethod::Release, ..serving() };
+    let prepared =
+        Facts { prepared_upgrade: Some("3.6.16".into()), method: InstallMethod::Release, ..serving() };
     assert_steps(&prepared, &[Step::UpgradePrograms, Step::Restart, Step::UpdatePorts]);
     let changed = Facts { wanted_config: own_config("b"), ..prepared.clone() };
     assert_steps(&changed, &[Step::Configure, Step::UpgradePrograms, Step::Restart, Step::UpdatePorts]);

@@ -44,6 +44,8 @@ pub fn install(method: InstallMethod, options: &Options, juju: &Juju, proxies: P
 pub fn prepare_upgrade(juju: &Juju, oldest: &Version) -> Result<Option<Version>> {
     match juju.resource("etcd")? {
         Resource::At(path) if fs::metadata(&path)?.len() > 0 => upgrade::prepare(&path, oldest),
-        _ => Ok(None),
+        // An empty file takes the place of a release.
+        Resource::At(_) => upgrade::forget_refusal().map(|()| None),
+        Resource::Missing(_) => Ok(None),
     }
 }

@@ -18,6 +18,10 @@ use std::path::Path;
 
 /// The file that contains the reason why an upgraded etcd did not start. It exists until another release is attached.
 const FAILED: &str = ".etcd.etcd-charm-failed";
+/// The file that contains the reason why the attached release is refused. It exists until another one is attached.
+const REFUSED: &str = ".etcd.etcd-charm-refused";
+/// This file exists while a release is prepared, and after that failed for a reason that may disappear, such as a full disk.
+const PENDING: &str = ".etcd.etcd-charm-pending";
 
 /// Prepares the release in `archive`, unless it is the installed one. `oldest` is the version of the oldest member of the cluster,
 /// including this one. Returns the version that was prepared.
@@ -25,27 +29,73 @@ const FAILED: &str = ".etcd.etcd-charm-failed";
 /// # Errors
 /// If the archive is not a release, or if its version cannot replace the installed one.
 pub fn prepare(archive: &Path, oldest: &Version) -> Result<Option<Version>> {
-    let bin = Dir::open(Path::new(BIN))?;
+    prepare_in(&Dir::open(Path::new(BIN))?, archive, oldest)
+}
+
+/// Prepares the release next to the programs in `bin`, and records a refusal there.
+fn prepare_in(bin: &Dir, archive: &Path, oldest: &Version) -> Result<Option<Version>> {
+    bin.remove_file(REFUSED)?;
     // The agent downloads a resource before it is installed, and again only if it has changed. So an older one is installed
     // already, unless its etcd did not start: attaching it again is a new attempt.
     let has_failed = bin.inode(FAILED)?.is_some();
     if !has_failed && is_older(archive, &bin.path().join("etcd"))? {
+        bin.remove_file(PENDING)?;
         return Ok(None);
     }
+    bin.replace(PENDING, b"")?;
     bin.remove_file(FAILED)?;
-    let prepared = unpack(archive, &bin).and_then(|found| {
-        check_programs_run(&bin, &found)?;
-        check_complete(&bin, &found)?;
-        prepare_drafts(&bin, &found, oldest)
+    let prepared = unpack(archive, bin).and_then(|found| {
+        check_programs_run(bin, &found)?;
+        check_complete(bin, &found)?;
+        prepare_drafts(bin, &found, oldest)
     });
     // Also after an error: the drafts may be filling the disk.
-    remove_drafts(&bin)?;
+    remove_drafts(bin)?;
+    match prepared.as_ref().map_err(|error| error.downcast_ref::<Refusal>()) {
+        Err(None) => return prepared,
+        Err(Some(refusal)) => bin.replace(REFUSED, refusal.reason.as_bytes())?,
+        Ok(_) => {}
+    }
+    bin.remove_file(PENDING)?;
     prepared
 }
 
-/// Whether all of a release is prepared.
-pub fn is_prepared() -> bool {
-    Path::new(BIN).join(prepared("etcd")).exists()
+/// Whether the attached release has to be prepared again, because that failed.
+pub fn is_pending() -> bool {
+    Path::new(BIN).join(PENDING).exists()
+}
+
+/// Returns the refusal of the attached release, if it was refused.
+pub fn refusal() -> Option<Refusal> {
+    refusal_in(Path::new(BIN))
+}
+
+fn refusal_in(bin: &Path) -> Option<Refusal> {
+    read_small_text(&bin.join(REFUSED)).ok().map(|reason| Refusal::new(reason, NEXT))
+}
+
+/// Forgets the refusal of a release, after it was detached.
+///
+/// # Errors
+/// If the file cannot be removed.
+pub fn forget_refusal() -> Result<()> {
+    Dir::open(Path::new(BIN))?.remove_file(REFUSED)
+}
+
+/// Returns the version of the release that is prepared, if all of it is.
+pub fn prepared_version() -> Option<String> {
+    let server = Path::new(BIN).join(prepared("etcd"));
+    if !server.exists() {
+        return None;
+    }
+    // It has run when it was prepared.
+    Some(version_of(&server).map_or_else(|_| "another version".to_owned(), |version| version.to_string()))
+}
+
+/// Returns the version that this server prints.
+fn version_of(server: &Path) -> Result<Version> {
+    let output = Program::new(server).args(["--version"]).run()?;
+    Version::from_output(&output.text(), "etcd Version:").context("the new etcd does not print its version")
 }
 
 /// Puts the prepared programs in the places of the installed ones, which are kept. An etcd that runs is not affected.
@@ -112,9 +162,7 @@ fn prepare_drafts(bin: &Dir, found: &[&str], oldest: &Version) -> Result<Option<
     if !differs {
         return Ok(None);
     }
-    let output = Program::new(bin.path().join(draft("etcd"))).args(["--version"]).run();
-    let new = Version::from_output(&output?.text(), "etcd Version:");
-    let new = new.context("the new etcd does not print its version")?;
+    let new = version_of(&bin.path().join(draft("etcd")))?;
     if let Some(obstacle) = new.upgrade_obstacle(oldest) {
         return Err(Refusal::new(format!("etcd is not upgraded: {obstacle}"), NEXT).into());
     }
@@ -229,6 +277,43 @@ mod tests {
         restore_previous(&bin).unwrap();
         assert_eq!(bin.names().unwrap(), ["etcd", "etcdctl"]);
         assert!(["etcd", "etcdctl"].iter().all(|name| read(name).contains("3.5.35")));
+    }
+
+    #[test]
+    fn a_refusal_is_remembered_until_another_release_is_attached() {
+        let home = tempfile::tempdir().unwrap();
+        let bin = Dir::open(home.path()).unwrap();
+        bin.replace_for("etcd", b"#!/bin/sh\n", RUNNABLE, None).unwrap();
+        let archive = tempfile::NamedTempFile::new().unwrap();
+        fs::write(archive.path(), "not an archive").unwrap();
+        let oldest = Version::parse("3.5.35").unwrap();
+        let refused = prepare_in(&bin, archive.path(), &oldest).unwrap_err();
+        let remembered = refusal_in(home.path()).unwrap();
+        assert_eq!(refused.downcast_ref::<Refusal>(), Some(&remembered));
+        assert!(remembered.reason.contains("not an etcd release"), "{remembered:?}");
+        // Repeating the hook cannot change it.
+        assert!(!home.path().join(PENDING).exists());
+        // The release that runs is attached again, which the agent downloaded before it was installed.
+        bin.replace_for("etcd", b"#!/bin/sh\n", RUNNABLE, None).unwrap();
+        assert_eq!(prepare_in(&bin, archive.path(), &oldest).unwrap(), None);
+        assert_eq!((refusal_in(home.path()), bin.names().unwrap()), (None, vec!["etcd".to_owned()]));
+    }
+
+    #[test]
+    fn a_release_that_could_not_be_written_is_prepared_again() {
+        let home = tempfile::tempdir().unwrap();
+        let bin = Dir::open(home.path()).unwrap();
+        bin.replace_for("etcd", b"#!/bin/sh\n", RUNNABLE, None).unwrap();
+        let archive = tempfile::NamedTempFile::new().unwrap();
+        let gz = flate2::write::GzEncoder::new(archive.reopen().unwrap(), flate2::Compression::fast());
+        let mut tar = tar::Builder::new(gz);
+        tar.append_path_with_name(home.path().join("etcd"), "etcd").unwrap();
+        tar.into_inner().unwrap().finish().unwrap();
+        // The program cannot be written.
+        bin.make_child(&draft("etcd"), None).unwrap();
+        let error = prepare_in(&bin, archive.path(), &Version::parse("3.5.35").unwrap()).unwrap_err();
+        assert!(home.path().join(PENDING).exists(), "{error:#}");
+        assert_eq!(refusal_in(home.path()), None);
     }
 
     #[test]

@@ -73,6 +73,9 @@ pub fn upgrade(test_bed: &TestBed) -> Result<String> {
     let units = deployment.model.units(APPLICATION);
 
     deployment.attach_release(&newest_3_6)?;
+    deployment.settle()?;
+    // The next hooks report it too.
+    deployment.update_all()?;
     for unit in &units {
         deployment.check_status(
             unit,
@@ -148,6 +151,9 @@ fn roll_back(deployment: &mut Deployment<'_>, machines: &[Machine], broken: &Pat
                 .all(|part| status.contains(part))
     });
     ensure!(blocked.count() == 1, "not one failed upgrade: {:?}", deployment.statuses);
+    let waits = format!("waiting waits to upgrade etcd to {BROKEN}, after etcd/");
+    let waiting = deployment.statuses.values().filter(|status| status.starts_with(&waits));
+    ensure!(waiting.count() == 2, "the others do not wait: {:?}", deployment.statuses);
     Ok(())
 }
 
