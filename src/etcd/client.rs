@@ -39,8 +39,10 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// A transfer that wrote no byte for this long has stalled. etcdctl's keepalive detects a vanished member within 6 s,
 /// but waits forever for a member that is alive and silent.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// The timeout of a cheap query. etcdctl itself gives up after 5 s.
+/// The timeout of a cheap query. etcdctl itself gives up after [`DEFAULT_COMMAND_TIMEOUT`].
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(15);
+/// The time after which etcdctl gives up if it is not set.
+const DEFAULT_COMMAND_TIMEOUT: &str = "5s";
 /// etcdctl is a Go program that holds a few MiB while it saves. So Go collects garbage every few MiB that arrive, on
 /// all cores at once. If it collects at five times the memory in use, and on half of the cores, it needs 3.6 s of
 /// processor time for 1.4 GB instead of 5.9 s, and 70 MiB of memory instead of 45; etcd needs 4.8 s instead of 6
@@ -268,9 +270,20 @@ impl Client {
     }
 
     fn ask<T: serde::de::DeserializeOwned>(&self, words: &[&str]) -> Result<T> {
+        let (timeout, command_timeout) = timeouts_of(words);
+        self.ask_within(timeout, command_timeout, words)
+    }
+
+    /// Asks with a time limit, and one after which etcdctl gives up by itself.
+    fn ask_within<T: serde::de::DeserializeOwned>(
+        &self,
+        deadline: Duration,
+        command_timeout: &str,
+        words: &[&str],
+    ) -> Result<T> {
         let asked = || {
-            let (command, deadline) = self.command(words);
-            let running = command.start()?;
+            let command = self.program().args(words).args(["--write-out=json"]);
+            let running = command.env("ETCDCTL_COMMAND_TIMEOUT", command_timeout).start()?;
             running.finish(deadline, &mut self.while_it_listens()).and_then(|output| output.json())
         };
         // etcdctl may end before its connection has reported why it fails.
@@ -294,21 +307,6 @@ impl Client {
                     Ok(())
                 }
             }
-        }
-    }
-
-    /// Returns the command of a query and its timeout.
-    fn command(&self, words: &[&str]) -> (Program, Duration) {
-        let program = self.program().args(words).args(["--write-out=json"]);
-        // The default of 5 s is too short for the hash of a large database on a busy disk.
-        match words {
-            ["endpoint", "hashkv", ..] => {
-                (program.env("ETCDCTL_COMMAND_TIMEOUT", "300s"), Duration::from_secs(310))
-            }
-            // Counting millions of keys takes long on a busy disk. `status`, which comes first, detects a dead member
-            // sooner.
-            ["get", ..] => (program.env("ETCDCTL_COMMAND_TIMEOUT", "60s"), Duration::from_secs(70)),
-            _ => (program, QUERY_TIMEOUT),
         }
     }
 
@@ -342,6 +340,17 @@ impl Client {
                 program.env("ETCDCTL_USER", &login.user).env("ETCDCTL_PASSWORD", login.password.reveal());
         }
         program
+    }
+}
+
+/// Returns the time limit of a query, and the one after which etcdctl gives up.
+fn timeouts_of(words: &[&str]) -> (Duration, &'static str) {
+    match words {
+        // The default is too short for the hash of a large database on a busy disk.
+        ["endpoint", "hashkv", ..] => (Duration::from_secs(310), "300s"),
+        // Counting millions of keys takes long on a busy disk. `status`, which comes first, detects a dead member sooner.
+        ["get", ..] => (Duration::from_secs(70), "60s"),
+        _ => (QUERY_TIMEOUT, DEFAULT_COMMAND_TIMEOUT),
     }
 }
 

@@ -8,8 +8,12 @@ use anyhow::{Context, Error, Result};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How long a hook waits for another learner to be promoted, and for members that have just connected.
+/// How long a hook tries to add or remove a member.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a unit that joins waits for members that have just connected: etcd accepts no change for 5 s after that.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a unit that joins waits for anything else. When another unit has joined, Juju runs a hook of this one.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a hook waits for a learner to receive the data.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
 /// The pause between two attempts.
@@ -18,9 +22,9 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Adds this unit as a learner, by one of these voters.
 ///
 /// # Errors
-/// If etcd refuses for longer than 20 s, or no voter answers. If etcd waits for a voter that does not answer, at once.
+/// If etcd refuses for some seconds, or no voter answers. If etcd waits for a voter that does not answer, at once.
 pub fn add_learner(voters: &[Client], name: &str, peer_url: &str) -> Result<()> {
-    let added = Attempt { voters, timeout: CHANGE_TIMEOUT, needs_all: true };
+    let added = Attempt { voters, timeout: CHANGE_TIMEOUT, joins: true };
     let added = added.retry(&|voter| voter.add_learner(name, peer_url));
     match added {
         // An earlier hook has added it.
@@ -34,7 +38,7 @@ pub fn add_learner(voters: &[Client], name: &str, peer_url: &str) -> Result<()> 
 /// # Errors
 /// If etcd refuses for longer than 20 s, or no voter answers.
 pub fn remove(voters: &[Client], member: u64) -> Result<()> {
-    let removed = Attempt { voters, timeout: CHANGE_TIMEOUT, needs_all: false };
+    let removed = Attempt { voters, timeout: CHANGE_TIMEOUT, joins: false };
     let removed = removed.retry(&|voter| voter.remove_member(member));
     ignore(removed, MembershipRefusal::NotFound)
 }
@@ -46,7 +50,7 @@ pub fn remove(voters: &[Client], member: u64) -> Result<()> {
 pub fn apply(change: &Change, own: &Client, voters: &[Client]) -> Result<()> {
     match change {
         Change::PromoteSelf(member) => {
-            let promoted = Attempt { voters, timeout: SYNC_TIMEOUT, needs_all: false };
+            let promoted = Attempt { voters, timeout: SYNC_TIMEOUT, joins: false };
             let promoted = promoted.retry(&|voter| voter.promote(*member));
             ignore(promoted, MembershipRefusal::IsVoter)
         }
@@ -63,19 +67,31 @@ fn ignore(result: Result<()>, harmless: MembershipRefusal) -> Result<()> {
     }
 }
 
+/// Returns how long a unit that joins waits while the answer of the voters stays the same. `None` is a voter that does not answer.
+/// `all_listen` is whether something listens at each voter.
+fn join_timeout(refusal: Option<MembershipRefusal>, all_listen: bool) -> Duration {
+    match refusal {
+        // A machine that is off comes back later than a hook can wait.
+        Some(MembershipRefusal::Unhealthy) if !all_listen => Duration::ZERO,
+        Some(MembershipRefusal::Unhealthy) => CONNECTION_TIMEOUT,
+        _ => JOIN_TIMEOUT,
+    }
+}
+
 /// An attempt to change the cluster.
 struct Attempt<'a> {
     voters: &'a [Client],
     timeout: Duration,
-    /// Whether etcd makes the change only while all voters are connected, as some versions do.
-    needs_all: bool,
+    /// Whether this unit joins. Some versions of etcd add a member only while all voters are connected.
+    joins: bool,
 }
 
 impl Attempt<'_> {
     /// Asks one voter after the other, until one has made the change, one refuses for good, or the time is up. A voter at
     /// which nothing listens is skipped.
     fn retry(&self, change: &dyn Fn(&Client) -> Result<()>) -> Result<()> {
-        let deadline = Instant::now() + self.timeout;
+        let began = Instant::now();
+        let (mut last, mut since) = (None, began);
         loop {
             let (mut refused, mut all_listen) = (None, true);
             for voter in self.voters {
@@ -93,10 +109,12 @@ impl Attempt<'_> {
                 refused = Some(clearer(refused, error));
             }
             let error = refused.context("no other voter is known")?;
-            let is_unhealthy = MembershipRefusal::from_error(&error) == Some(MembershipRefusal::Unhealthy);
-            // A machine that is off comes back later than a hook can wait.
-            let is_in_vain = self.needs_all && is_unhealthy && !all_listen;
-            if is_in_vain || Instant::now() >= deadline {
+            let refusal = MembershipRefusal::from_error(&error);
+            if last != Some(refusal) {
+                (last, since) = (Some(refusal), Instant::now());
+            }
+            let is_in_vain = self.joins && since.elapsed() >= join_timeout(refusal, all_listen);
+            if is_in_vain || began.elapsed() >= self.timeout {
                 return Err(error);
             }
             std::thread::sleep(RETRY_INTERVAL);
@@ -151,10 +169,10 @@ mod tests {
         let closed = TcpListener::bind("127.0.0.1:0").unwrap();
         let off = voter(&closed.local_addr().unwrap().to_string());
         drop(closed);
-        let attempt = |voters: &[Client], needs_all: bool| {
+        let attempt = |voters: &[Client], joins: bool| {
             let began = Instant::now();
             let timeout = Duration::from_secs(2);
-            let refused = Attempt { voters, timeout, needs_all }.retry(&|voter| {
+            let refused = Attempt { voters, timeout, joins }.retry(&|voter| {
                 assert!(voter.is_listening(), "etcdctl would wait for seconds");
                 Err(anyhow!("etcdserver: unhealthy cluster"))
             });
@@ -166,6 +184,38 @@ mod tests {
         assert!(attempt(&[off.clone(), up.clone()], true));
         // Another change may be possible without it.
         assert!(!attempt(&[off, up], false));
+    }
+
+    #[test]
+    fn a_unit_that_joins_waits_longest_for_members_that_have_just_connected() {
+        for refusal in [Some(MembershipRefusal::AnotherLearner), None] {
+            assert!(join_timeout(refusal, true) <= Duration::from_secs(3));
+        }
+        let connected = join_timeout(Some(MembershipRefusal::Unhealthy), true);
+        assert!(Duration::from_secs(5) < connected && connected < CHANGE_TIMEOUT);
+    }
+
+    #[test]
+    fn waits_again_if_a_refusal_becomes_another_one() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let voters = [voter(&server.local_addr().unwrap().to_string())];
+        let learner = "etcdserver: too many learner members in cluster";
+        let attempt = |joins: bool, is_learner: &dyn Fn(Duration) -> bool| {
+            let began = Instant::now();
+            let timeout = Duration::from_secs(5);
+            let refused = Attempt { voters: &voters, timeout, joins }.retry(&|_| {
+                let answer = if is_learner(began.elapsed()) { learner } else { "etcdserver: unhealthy cluster" };
+                Err(anyhow!(answer))
+            });
+            (refused.unwrap_err().to_string() == learner, began.elapsed())
+        };
+        let (is_learner, passed) = attempt(true, &|_| true);
+        assert!(is_learner && JOIN_TIMEOUT <= passed && passed < Duration::from_secs(5), "{passed:?}");
+        // The other unit is a voter now: etcd accepts a change after some more seconds.
+        let (is_learner, passed) = attempt(true, &|passed| passed < Duration::from_secs(1));
+        assert!(!is_learner && passed >= Duration::from_secs(5), "{passed:?}");
+        // A unit that leaves is not woken.
+        assert!(attempt(false, &|_| true).1 >= Duration::from_secs(5));
     }
 
     #[test]
