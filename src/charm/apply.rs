@@ -125,9 +125,13 @@ impl Executor<'_> {
         self.own.write(&open_data_dir(data_dir)?.context("the data directory does not exist")?)
     }
 
-    /// Checks before a restart that the voters of the other units serve: without them, the cluster would stop.
+    /// Checks before a restart that the voters of the other units serve: without them, the cluster would stop. A member that
+    /// does not serve itself makes no difference to the others.
     fn check_others_serve(&self) -> Result<()> {
         let Facts { cluster, method, certificate_dir, .. } = self.facts;
+        if cluster.has_lost_peers {
+            return Ok(());
+        }
         for voter in gather::announced_voters(cluster, &method.etcdctl(), certificate_dir) {
             voter.current_members().map_err(|error| {
                 let reason = format!("etcd is not restarted while another unit does not serve: {error:#}");

@@ -167,7 +167,8 @@ fn add_own_etcd(facts: &mut ClusterFacts, version: Option<&Version>, certificate
     facts.certificate_user = common_name(&certificate_dir.join("client.crt"));
 }
 
-/// If this unit joins or leaves, asks the voters of other units for the members of the cluster, and then its own etcd.
+/// If this unit joins or leaves, asks the voters of other units for the members of the cluster, and then its own etcd. If its
+/// address has changed, asks whether its own etcd reaches them.
 fn ask_for_members(
     facts: &mut ClusterFacts,
     has_member_dir: bool,
@@ -175,6 +176,8 @@ fn ask_for_members(
     own_client: Option<Client>,
     certificate_dir: &Path,
 ) {
+    let moved = own_client.as_ref().filter(|_| has_member_dir && facts.has_moved());
+    facts.has_lost_peers = moved.is_some_and(|own| !cluster::reaches_peers(own));
     if facts.is_dying() || !has_member_dir && facts.is_admitted() {
         let mut voters = cluster::announced_voters(facts, etcdctl, certificate_dir);
         voters.extend(own_client);

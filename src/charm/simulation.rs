@@ -41,6 +41,10 @@ enum Machine {
 #[derive(Debug, Clone)]
 struct Unit {
     machine: Machine,
+    /// How often its address has changed.
+    moves: u64,
+    /// Whether the etcd that runs was started before the address changed: it reaches no other one.
+    has_old_address: bool,
     is_dying: bool,
     published: UnitData,
     is_installed: bool,
@@ -81,14 +85,6 @@ fn name(number: u64) -> String {
     format!("etcd/{number}")
 }
 
-fn peer(number: u64) -> String {
-    format!("https://10.0.0.{number}:2380")
-}
-
-fn client(number: u64) -> String {
-    format!("https://10.0.0.{number}:2379")
-}
-
 impl World {
     fn new(seed: u64) -> Self {
         Self {
@@ -115,6 +111,19 @@ impl World {
         usize::try_from((mixed ^ (mixed >> 31)) % limit as u64).unwrap()
     }
 
+    /// Returns the address of a unit.
+    fn address(&self, number: u64) -> String {
+        format!("10.0.{}.{number}", self.units[&number].moves)
+    }
+
+    fn peer(&self, number: u64) -> String {
+        format!("https://{}:2380", self.address(number))
+    }
+
+    fn client(&self, number: u64) -> String {
+        format!("https://{}:2379", self.address(number))
+    }
+
     fn unit(&mut self, number: u64) -> &mut Unit {
         self.units.get_mut(&number).unwrap()
     }
@@ -134,7 +143,8 @@ impl World {
     /// Returns the number of the unit that has this member, if its etcd runs and other machines reach it.
     fn serving_unit(&self, member: &Member) -> Option<u64> {
         let serves = |unit: &Unit| {
-            unit.machine == Machine::Up && unit.running.is_some() && unit.data == Some(member.id)
+            let is_reached = unit.machine == Machine::Up && !unit.has_old_address;
+            is_reached && unit.running.is_some() && unit.data == Some(member.id)
         };
         self.units.iter().find(|(_, unit)| serves(unit)).map(|(number, _)| *number)
     }
@@ -186,12 +196,13 @@ impl World {
             others: (self.units.iter().filter(|(other, unit)| **other != number && !unit.is_dying))
                 .map(|(other, unit)| (name(*other), unit.published.clone()))
                 .collect(),
-            urls: Some(Urls { peer: peer(number), client: client(number) }),
+            urls: Some(Urls { peer: self.peer(number), client: self.client(number) }),
             has_certificate_provider: true,
             version: Some(VERSION.into()),
             ..ClusterFacts::default()
         };
         let has_member_dir = unit.data.is_some();
+        cluster.has_lost_peers = has_member_dir && cluster.has_moved() && !self.serves(number);
         if cluster.is_dying() || !has_member_dir && cluster.is_admitted() {
             let own = self.reaches(number, number).then(|| self.members.clone());
             cluster.members = self.ask_others(&cluster, number).or(own);
@@ -204,7 +215,7 @@ impl World {
         };
         let options = options(self.snapshot_count);
         let joins = if has_member_dir { None } else { members_to_join(&cluster) };
-        let member = config_of(number, joins);
+        let member = config_of(number, &self.address(number), joins);
         let started = unit.config.as_ref().filter(|_| has_member_dir);
         let wanted_config = wanted_config(&options, &member, &data, started).unwrap();
         Facts {
@@ -296,7 +307,7 @@ impl World {
                 let all_serve = announced
                     .filter_map(|(unit, _)| unit.rsplit_once('/')?.1.parse().ok())
                     .all(|other| self.units.contains_key(&other) && self.reaches(number, other));
-                if !all_serve {
+                if !all_serve && !facts.cluster.has_lost_peers {
                     return false;
                 }
                 self.unit(number).running = None;
@@ -352,7 +363,8 @@ impl World {
                 self.remove(number, id);
             }
         }
-        if self.members.iter().any(|member| member.peer_urls == [peer(number)]) {
+        let own_urls = vec![self.peer(number)];
+        if self.members.iter().any(|member| member.peer_urls == own_urls) {
             return true;
         }
         let has_learner = self.members.iter().any(|member| member.is_learner);
@@ -362,11 +374,10 @@ impl World {
         }
         self.next_id += 1;
         let id = self.next_id;
-        let peer_urls = vec![peer(number)];
         self.members.push(Member {
             id,
             name: String::new(),
-            peer_urls,
+            peer_urls: own_urls,
             client_urls: Vec::new(),
             is_learner: true,
         });
@@ -390,7 +401,7 @@ impl World {
         self.now += 1;
         let now = self.now;
         let unit = self.unit(number);
-        (unit.running, unit.started) = (Some(config), now);
+        (unit.running, unit.started, unit.has_old_address) = (Some(config), now, false);
         true
     }
 
@@ -405,8 +416,8 @@ impl World {
         let own = Member {
             id: self.next_id,
             name: member_name(&name(number)),
-            peer_urls: vec![peer(number)],
-            client_urls: vec![client(number)],
+            peer_urls: vec![self.peer(number)],
+            client_urls: vec![self.client(number)],
             is_learner: false,
         };
         self.unit(number).data = Some(own.id);
@@ -423,7 +434,8 @@ impl World {
             return false;
         }
         let log = self.log.join("\n");
-        let Some(own) = self.members.iter_mut().find(|member| member.peer_urls == [peer(number)]) else {
+        let (peer, client) = (self.peer(number), self.client(number));
+        let Some(own) = self.members.iter_mut().find(|member| member.peer_urls == [peer.as_str()]) else {
             return false;
         };
         assert!(
@@ -432,7 +444,7 @@ impl World {
             name(number)
         );
         own.name = member_name(&name(number));
-        own.client_urls = vec![client(number)];
+        own.client_urls = vec![client];
         let id = own.id;
         self.unit(number).data = Some(id);
         true
@@ -509,7 +521,10 @@ impl World {
                 self.members[place].is_learner &= !is_in_sync;
                 is_in_sync
             }
-            Change::Move(..) => panic!("no address changes\n{}", self.log.join("\n")),
+            Change::Move(id, url) => {
+                let own = self.members.iter_mut().find(|member| member.id == *id);
+                own.map(|own| own.peer_urls = vec![url.clone()]).is_some()
+            }
             Change::Remove(id, unit) => {
                 let id = *id;
                 let is_here = self.units.values().any(|unit| unit.data == Some(id) && unit.record.is_some());
@@ -574,8 +589,8 @@ fn options(snapshot_count: u64) -> Options {
     Options::read(options.as_object().unwrap(), 1024).unwrap()
 }
 
-fn config_of(number: u64, joins: Option<String>) -> etcd_config::Member {
-    let address = format!("10.0.0.{number}").parse().unwrap();
+fn config_of(number: u64, address: &str, joins: Option<String>) -> etcd_config::Member {
+    let address = address.parse().unwrap();
     etcd_config::Member {
         name: member_name(&name(number)),
         token: record(number).cluster_token(),
@@ -599,6 +614,8 @@ impl World {
     fn add_unit(&mut self) {
         let unit = Unit {
             machine: Machine::Up,
+            moves: 0,
+            has_old_address: false,
             is_dying: false,
             published: UnitData::default(),
             is_installed: false,
@@ -659,7 +676,7 @@ impl World {
         let number = numbers[self.below(numbers.len())];
         let machine = self.units[&number].machine;
         let is_member = self.member_of(number).is_some();
-        match self.below(14) {
+        match self.below(15) {
             0 if numbers.len() < 5 => self.add_unit(),
             1 if self.is_whole() && numbers.len() > 1 => self.leave(number),
             2 if is_member && numbers.len() > 1 && self.can_spare(number) && !self.has_dying() => {
@@ -688,6 +705,12 @@ impl World {
                 let unit = self.unit(number);
                 (unit.running, unit.data) = (None, None);
                 self.log.push(format!("{} loses its data", name(number)));
+            }
+            10 if self.is_whole() => {
+                let has_peers = numbers.len() > 1;
+                let unit = self.unit(number);
+                (unit.moves, unit.has_old_address) = (unit.moves + 1, has_peers);
+                self.log.push(format!("{} has another address", name(number)));
             }
             _ => {}
         }
@@ -772,7 +795,11 @@ impl World {
         let is_current = |unit: &Unit| has_line(&unit.running) && has_line(&unit.config);
         let units: Vec<String> = self.units.keys().map(|number| name(*number)).collect();
         let are_known = self.application.known.keys().collect::<Vec<_>>() == units.iter().collect::<Vec<_>>();
-        self.is_whole() && self.units.values().all(is_current) && are_known
+        let is_there = |number: &u64| {
+            self.member_of(*number).is_some_and(|member| member.peer_urls == [self.peer(*number)])
+        };
+        let are_there = self.units.keys().all(is_there);
+        self.is_whole() && self.units.values().all(is_current) && are_known && are_there
     }
 }
 

@@ -37,6 +37,8 @@ pub struct ClusterFacts {
     pub has_certificate_provider: bool,
     /// The problem with certificates that are in place but cannot be used for peers.
     pub certificate_problem: Option<String>,
+    /// Whether the address of this unit has changed, and its etcd does not reach the other members since then.
+    pub has_lost_peers: bool,
     /// The members of the cluster. `None` if etcd was not asked, or no voter answered.
     pub members: Option<Vec<Member>>,
     /// Whether a voter refused to list them, because authentication is enabled and the charm has no login.
@@ -72,6 +74,13 @@ impl ClusterFacts {
     pub fn is_admitted(&self) -> bool {
         let known = self.application.known.get(&self.unit);
         self.urls.as_ref().is_some_and(|urls| known.is_some_and(|known| known.peer == urls.peer))
+    }
+
+    /// Whether the address of this unit has changed, so that its member has to be moved. What it has published is where etcd
+    /// lists its member.
+    pub fn has_moved(&self) -> bool {
+        let listed = self.own.peer.as_ref();
+        self.urls.as_ref().is_some_and(|urls| listed.is_some_and(|listed| *listed != urls.peer))
     }
 
     /// Whether this unit leaves the cluster: it is being removed, others stay, and another voter keeps the data.

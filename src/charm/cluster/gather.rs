@@ -10,12 +10,16 @@ use crate::juju::Juju;
 use crate::system::stderr;
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
+use std::time::Duration;
 
 /// The endpoint of the peers in `metadata.yaml`.
 pub const PEER_ENDPOINT: &str = "cluster";
 
 /// The endpoint of the provider of certificates in `metadata.yaml`.
 pub const CERTIFICATES_ENDPOINT: &str = "certificates";
+
+/// How long an etcd whose address has changed may take to connect to the other members.
+const RECONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Returns the facts from Juju and from the data of the other units. `urls` is where others reach this unit; the error is the problem with
 /// certificates that cannot be used for peers. If the relation cannot be read, it counts as missing: a unit with data then
@@ -71,6 +75,17 @@ pub fn client(url: &str, etcdctl: &Path, dir: &Path) -> Client {
     let file = |name: &str| Some(dir.join(name));
     let tls = Tls { cacert: file("ca.crt"), cert: file("client.crt"), key: file("client.key") };
     Client::of_endpoint(etcdctl, url, tls, None)
+}
+
+/// Whether the etcd of this unit reaches the other members, after its address has changed. One that has just received its new
+/// certificate is waited for.
+pub fn reaches_peers(own: &Client) -> bool {
+    let serves =
+        own.wait_until_serving(RECONNECTION_TIMEOUT, &mut || Ok(())).and_then(|_| own.current_members());
+    match serves {
+        Ok(_) => true,
+        Err(error) => is_permission_denied(&error),
+    }
 }
 
 /// Asks for the members of the cluster. The first of these voters that answers decides.

@@ -1,6 +1,6 @@
 //! Restarts by turn: an etcd whose configuration has changed is restarted only while all other members serve. Pure.
 //!
-//! Must never let two members restart at the same time. A unit publishes that it has to restart; the leader gives the turn to
+//! Must never let two members that serve restart at the same time. A unit publishes that it has to restart; the leader gives the turn to
 //! one unit, which keeps it until its etcd serves with the new configuration. Units publish the turn that they have seen: that
 //! makes Juju run a hook of a leader that has given the turn to itself.
 
@@ -10,9 +10,16 @@ use crate::juju::{GoalUnit, Status};
 
 /// Whether this unit may restart its etcd now: no other unit serves, or it has the turn. A turn that it has not asked for may
 /// be one that the leader has already given to another unit. Without the relation, nothing is known about other units.
+///
+/// An etcd that has lost its peers, because its address has changed, does not serve anyway: its messages are written into
+/// connections of the old address, until the kernel gives these up after minutes. It does not wait for a turn, which the leader
+/// gives only while its own etcd serves.
 pub fn may_restart(facts: &ClusterFacts) -> bool {
     if facts.relation.is_none() {
         return facts.other_units().next().is_none();
+    }
+    if facts.has_lost_peers {
+        return true;
     }
     let has_turn = facts.application.turn.as_ref() == Some(&facts.unit);
     facts.other_serving_unit().is_none() || (has_turn && facts.own.wants_restart)
@@ -126,6 +133,8 @@ mod tests {
         assert!(may_restart(&alone) && may_restart(&ClusterFacts { relation: None, ..alone }));
         // The relation could not be read.
         assert!(!may_restart(&ClusterFacts { relation: None, ..two(true, Some("etcd/1")) }));
+        // Its address has changed, and it does not serve since then.
+        assert!(may_restart(&ClusterFacts { has_lost_peers: true, ..two(true, Some("etcd/0")) }));
         // Others exist, and do not serve yet.
         let mut first = two(false, None);
         first.others.insert("etcd/0".into(), UnitData::default());
