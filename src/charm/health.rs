@@ -56,8 +56,7 @@ pub fn report_own_etcd(
         Ok(site) => site,
         Err(error) => return Ok(status_of_error(&error, "looking for etcd")),
     };
-    let no_leader = without_majority(&facts.cluster, &facts.method.service().stop_command(), &facts.data_dir);
-    let (status, member) = health(juju, environment, &site, timeout, &next, no_leader);
+    let (status, member) = health(juju, environment, &site, timeout, &next, &|| without_leader(facts));
     let status = match member.as_ref().filter(|answer| answer.is_learner) {
         Some(answer) => status_of_learner(answer, facts),
         None => status,
@@ -91,7 +90,7 @@ pub fn report_site(
     match site {
         Ok(site) => {
             let next = format!("check the etcd that the site file {file} describes");
-            with_recovery(health(juju, environment, &site, RESPONSE_TIMEOUT, &next, None).0, restore)
+            with_recovery(health(juju, environment, &site, RESPONSE_TIMEOUT, &next, &|| None).0, restore)
         }
         Err(error) => status_of_error(&error, &format!("reading the site file {file}")),
     }
@@ -135,7 +134,23 @@ fn describe_voters(voters: &Voters) -> String {
     }
 }
 
-/// Returns the status of a unit whose etcd answers without a leader, or `None` if no other unit ever had a member. `stop` is
+/// Returns the status of a unit whose etcd answers without a leader, or `None` if no other unit ever had a member.
+fn without_leader(facts: &Facts) -> Option<Status> {
+    let voters = announced_voters(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir);
+    if !voters.iter().any(|voter| voter.current_members().is_ok()) {
+        return without_majority(&facts.cluster, &facts.method.service().stop_command(), &facts.data_dir);
+    }
+    let port = facts.options.as_ref().map_or(0, |options| options.management_port);
+    Some(Status::blocked(
+        "etcd does not reach the other members, which serve without it",
+        &format!(
+            "check that the units reach each other at port {port}; journalctl -u {}",
+            facts.method.systemd_unit()
+        ),
+    ))
+}
+
+/// Returns the status of a unit whose cluster has no majority, or `None` if no other unit ever had a member. `stop` is
 /// the command that stops etcd.
 ///
 /// The members of units that are gone cannot be removed without a majority, and a restore is refused as long as there are
@@ -169,7 +184,7 @@ fn health(
     site: &Site,
     timeout: Duration,
     next: &str,
-    no_leader: Option<Status>,
+    no_leader: &dyn Fn() -> Option<Status>,
 ) -> (Status, Option<etcd::client::Status>) {
     let client = Client::new(site);
     let answer = client.wait_until_serving(timeout, &mut || Ok(()));
@@ -187,7 +202,7 @@ fn health(
         }
         Err(error) => {
             let has_no_leader = || client.status().is_ok_and(|status| !status.has_leader);
-            let status = no_leader.filter(|_| has_no_leader());
+            let status = if has_no_leader() { no_leader() } else { None };
             let other = || Status::blocked(&format!("etcd is not serving: {error:#}"), next);
             return (status.unwrap_or_else(other), None);
         }
