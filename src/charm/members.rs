@@ -84,9 +84,8 @@ impl HookEnd<'_> {
         }
         problem = problem.or_else(|| status_of_refusal(&facts.cluster));
         problem = problem.or(self.publish(facts, served.as_ref()));
-        let problem = problem
-            .or_else(|| self.waiting_status(facts))
-            .or_else(|| status_of_strangers(&facts.cluster));
+        let problem =
+            problem.or_else(|| self.waiting_status(facts)).or_else(|| status_of_strangers(&facts.cluster));
         Settled { problem, is_silent: served.is_none() }
     }
 

@@ -13,6 +13,7 @@ mod deployment;
 mod documents;
 mod easyrsa;
 mod etcd_versions;
+mod failures;
 mod fake_snap;
 mod hook_tools;
 mod interrupted_install;
@@ -124,6 +125,8 @@ const SCENARIOS: &[Scenario] = &[
     on_request("scaling: signing requests, renewal and a new CA on 1 unit under load", signing::one_unit),
     on_request("scaling: a new CA on 3 units under load", signing::three_units),
     on_request("scaling: accidents at each step of joining and leaving", crash_points::all),
+    on_request("scaling: changed addresses, and a network for clients", failures::addresses),
+    on_request("scaling: units cut off, removed together, and lost", failures::losses),
     on_request("scaling: a random sequence", random::sequences),
     in_tests("documents: every command, typed", documents::typed),
     in_tests("monitoring: check_nrpe runs the check of backups", monitoring::nrpe),

@@ -204,7 +204,8 @@ mod tests {
             let began = Instant::now();
             let timeout = Duration::from_secs(5);
             let refused = Attempt { voters: &voters, timeout, joins }.retry(&|_| {
-                let answer = if is_learner(began.elapsed()) { learner } else { "etcdserver: unhealthy cluster" };
+                let answer =
+                    if is_learner(began.elapsed()) { learner } else { "etcdserver: unhealthy cluster" };
                 Err(anyhow!(answer))
             });
             (refused.unwrap_err().to_string() == learner, began.elapsed())

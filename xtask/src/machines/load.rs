@@ -6,6 +6,7 @@ use std::process::Child;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use fake_juju::model::Databag;
 
 use super::machine::Machine;
 
@@ -101,6 +102,15 @@ impl<'m> Load<'m> {
         check_present(&writes, &self.machine.run(&words(&self.variables, &get))?)?;
         Ok((writes.len(), longest_pause(&writes)))
     }
+}
+
+/// Writes the files of a client into `dir`, from what it gets in the relation `db`.
+pub fn write_credentials(machine: &Machine, dir: &str, text: &Databag) -> Result<()> {
+    for (key, file) in [("client_ca", "ca.crt"), ("client_cert", "client.crt"), ("client_key", "client.key")]
+    {
+        machine.write(&format!("{dir}/{file}"), &text[key])?;
+    }
+    Ok(())
 }
 
 /// Checks that the keys of all these writes are in `listed`, one a line.

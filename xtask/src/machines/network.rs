@@ -7,6 +7,9 @@ use anyhow::{Context, Result, ensure};
 
 use super::machine::Machine;
 
+/// The port of etcd for its peers.
+const PEER_PORT: &str = "2380";
+
 /// Creates a bridge in the first machine's network, and a cable from each other machine to it. Machine number N, counted from
 /// 0, has [`address`] N.
 pub fn connect(machines: &[Machine]) -> Result<()> {
@@ -19,6 +22,10 @@ pub fn connect(machines: &[Machine]) -> Result<()> {
 /// Returns the address of a machine.
 pub fn address(number: usize) -> String {
     format!("10.9.9.{}", number + 1)
+}
+
+fn client_address(number: usize) -> String {
+    format!("10.9.8.{}", number + 1)
 }
 
 /// Creates the bridge. The machine has [`address`] 0.
@@ -75,6 +82,22 @@ impl<'m> Network<'m> {
         address(if self.moved.borrow().contains(&place) { place + 101 } else { place + 1 })
     }
 
+    /// Returns the address of a machine in the network for clients.
+    pub fn client_address(&self, place: usize) -> String {
+        client_address(place + 1)
+    }
+
+    /// Gives a machine, and the hub, an address in the network for clients, which uses the same cables. Returns that of the
+    /// machine, which loses it with its power.
+    pub fn add_client_address(&self, place: usize) -> Result<String> {
+        let replace = |machine: &Machine, number: usize, dev: &str| {
+            machine.ip(&["address", "replace", &format!("{}/24", client_address(number)), "dev", dev])
+        };
+        replace(self.hub, 0, "hub")?;
+        replace(&self.machines[place], place + 1, "cable")?;
+        Ok(self.client_address(place))
+    }
+
     fn plug(&self, place: usize) -> Result<()> {
         plug(self.hub, place + 1, &self.machines[place])?;
         self.replace_address(place)?;
@@ -106,6 +129,16 @@ impl<'m> Network<'m> {
             // Its cable is gone.
             Err(_) => Ok(()),
         }
+    }
+
+    /// Makes a machine unable to exchange messages with the peers of its etcd, or able to again. Their clients' ports are still
+    /// reached.
+    pub fn set_peers_connected(&self, place: usize, are_connected: bool) -> Result<()> {
+        let action = if are_connected { "delete" } else { "add" };
+        for port in ["dport", "sport"] {
+            self.machines[place].ip(&["rule", action, "ipproto", "tcp", port, PEER_PORT, "blackhole"])?;
+        }
+        Ok(())
     }
 
     /// Gives a machine its other address.

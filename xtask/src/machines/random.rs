@@ -24,7 +24,7 @@ use self::steps::{Event, MACHINES, Random, State, Step};
 use self::summary::{Outcome, Summary};
 use super::charm::empty;
 use super::deployment::{AccidentKind, Deployment, agent};
-use super::load::{Load, longest_pause};
+use super::load::{Load, longest_pause, write_credentials};
 use super::machine::Machine;
 use super::network::Network;
 use super::scaling::{client, deployment_on, release, remove_files_of_earlier_unit};
@@ -347,11 +347,7 @@ impl<'m> Run<'m> {
         else {
             return Ok(());
         };
-        for (key, file) in
-            [("client_ca", "ca.crt"), ("client_cert", "client.crt"), ("client_key", "client.key")]
-        {
-            self.hub.write(&format!("{CLIENT_TLS}/{file}"), &text[key])?;
-        }
+        write_credentials(self.hub, CLIENT_TLS, &text)?;
         let endpoints = &text["connection_string"];
         match &self.load {
             Some(load) => load.use_endpoints(endpoints)?,

@@ -316,6 +316,15 @@ pub(super) fn remove_files_of_earlier_unit(machine: &Machine) -> Result<()> {
     machine.run(&["systemctl", "daemon-reload"]).map(drop)
 }
 
+/// Returns the status of a unit in a cluster of so many members, all of which serve.
+pub(super) fn healthy(count: usize) -> String {
+    match count {
+        1 => HEALTHY.to_owned(),
+        2 => "active voter, 2 members: none may fail".to_owned(),
+        count => format!("active voter, {count} members, healthy"),
+    }
+}
+
 /// Returns the client application.
 pub(super) fn client<'d>(deployment: &'d Deployment<'_>) -> Result<&'d DbClient> {
     deployment.client.as_ref().context("there is no client")

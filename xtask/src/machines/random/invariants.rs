@@ -11,7 +11,7 @@ use super::super::deployment::{APPLICATION, Deployment};
 use super::super::load::{Write, check_present};
 use super::super::machine::Machine;
 use super::super::network::Network;
-use super::super::scaling::{client, etcdctl};
+use super::super::scaling::{client, etcdctl, healthy};
 use super::steps::{MACHINES, State, Unit};
 
 /// All that the invariants are about.
@@ -245,15 +245,6 @@ impl View<'_> {
             ensure!(!unit.is_member || has_process, "etcd of {} does not run", self.name(place)?);
         }
         Ok(())
-    }
-}
-
-/// Returns the status of a unit in a cluster of so many members, all of which serve.
-fn healthy(count: usize) -> String {
-    match count {
-        1 => "active 1 member, healthy".to_owned(),
-        2 => "active voter, 2 members: none may fail".to_owned(),
-        count => format!("active voter, {count} members, healthy"),
     }
 }
 
