@@ -57,6 +57,14 @@ const BUCKETS: &[Variable] = &[
         "AWS_ACCESS_KEY_ID",
         "Access key for S3 destinations, with AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN.",
     ),
+    (
+        "AWS_ROLE_ARN",
+        "Role for S3 destinations that trusts the token in AWS_WEB_IDENTITY_TOKEN_FILE; with AWS_REGION.",
+    ),
+    (
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "URL of the access keys of this container's role, with AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE.",
+    ),
     ("HTTPS_PROXY", "Proxy for S3 destinations, except for the hosts in NO_PROXY."),
 ];
 

@@ -4,7 +4,8 @@
 
 use crate::etcd::paths::SITE_FILE;
 use crate::store::cloud::{MetadataServices, Proxies};
-use crate::store::s3::{Credentials, S3Environment};
+use crate::store::cloud_environment::CloudEnvironment;
+use crate::store::s3::{AmazonEnvironment, ContainerVariables, Credentials, WebIdentityVariables};
 use crate::system::proxy;
 use crate::system::secret::Secret;
 use std::collections::BTreeMap;
@@ -25,6 +26,8 @@ const USUAL_TARGET: &str = "/var/backups/etcd";
 const CHARM_HOME: &str = "/home/ubuntu";
 /// The default directory for archives in the charm, which `juju scp` can read.
 const CHARM_TARGET: &str = "/home/ubuntu/etcd-snapshots";
+/// The address at which Amazon ECS gives out the access keys of its tasks. The environment names only the path.
+const ECS_CREDENTIALS: &str = "http://169.254.170.2";
 
 /// The values that were read from the environment.
 #[derive(Debug, Default)]
@@ -35,8 +38,8 @@ pub struct Environment {
     pub password: Option<Secret>,
     /// The path of the settings file, from `ETCD_BACKUP`.
     pub settings: Option<PathBuf>,
-    /// The access to buckets, from the variables that Amazon's tools read.
-    pub bucket: S3Environment,
+    /// The access to clouds, from the variables that their own tools read.
+    pub clouds: CloudEnvironment,
     /// The unit that Juju runs this process on, in an action and under `juju exec`.
     pub unit: Option<String>,
     /// Whether this process runs in the charm: as an action, a hook, or by a link in its directory.
@@ -78,7 +81,7 @@ impl Environment {
             in_charm: in_charm.into_iter().any(|name| variables.contains_key(&name)),
             site: variables.get(&OsString::from(SITE)).map(PathBuf::from),
             settings: variables.get(&OsString::from(SETTINGS)).map(PathBuf::from),
-            bucket: bucket(&mut variables),
+            clouds: clouds(&mut variables),
             // etcd does not support a password that is not UTF-8, and rejects it with its own message.
             password: variables
                 .remove(&OsString::from(PASSWORD))
@@ -102,28 +105,61 @@ impl Environment {
     }
 }
 
-/// Returns the access key and the addresses of metadata services. Removes the secrets from `variables`.
-fn bucket(variables: &mut BTreeMap<OsString, OsString>) -> S3Environment {
-    let mut take =
-        |name: &str| variables.remove(&OsString::from(name)).and_then(|value| value.into_string().ok());
-    let (access_key, secret) = (take("AWS_ACCESS_KEY_ID"), take("AWS_SECRET_ACCESS_KEY"));
-    let token = take("AWS_SESSION_TOKEN").map(Secret::new);
-    let credentials = access_key.zip(secret).map(|(access_key, secret)| Credentials {
-        access_key,
-        secret: Secret::new(secret),
-        token,
-        expires: None,
-    });
+/// The variables of a process.
+type Variables = BTreeMap<OsString, OsString>;
+
+/// Returns the access to clouds. Removes the secrets from `variables`.
+fn clouds(variables: &mut Variables) -> CloudEnvironment {
     let metadata = MetadataServices {
-        amazon: take("AWS_EC2_METADATA_SERVICE_ENDPOINT"),
-        azure: take("AZURE_POD_IDENTITY_AUTHORITY_HOST"),
-        google: take("GCE_METADATA_HOST"),
+        amazon: take(variables, "AWS_EC2_METADATA_SERVICE_ENDPOINT"),
+        azure: take(variables, "AZURE_POD_IDENTITY_AUTHORITY_HOST"),
+        google: take(variables, "GCE_METADATA_HOST"),
     };
-    S3Environment { credentials, metadata, proxies: proxies(variables) }
+    CloudEnvironment { amazon: amazon(variables), metadata, proxies: proxies(variables) }
+}
+
+/// Returns the access to buckets of S3. Removes the secrets from `variables`.
+fn amazon(variables: &mut Variables) -> AmazonEnvironment {
+    let access_key = take(variables, "AWS_ACCESS_KEY_ID").zip(take(variables, "AWS_SECRET_ACCESS_KEY"));
+    let token = take(variables, "AWS_SESSION_TOKEN").map(Secret::new);
+    let credentials =
+        access_key.map(|(access_key, secret)| Credentials { access_key, secret: Secret::new(secret), token });
+    AmazonEnvironment { credentials, web_identity: web_identity(variables), container: container(variables) }
+}
+
+fn web_identity(variables: &Variables) -> Option<WebIdentityVariables> {
+    Some(WebIdentityVariables {
+        role_arn: read(variables, "AWS_ROLE_ARN")?,
+        token_file: read(variables, "AWS_WEB_IDENTITY_TOKEN_FILE")?.into(),
+        session_name: read(variables, "AWS_ROLE_SESSION_NAME"),
+        region: read(variables, "AWS_REGION").or_else(|| read(variables, "AWS_DEFAULT_REGION")),
+        endpoint: read(variables, "AWS_ENDPOINT_URL_STS"),
+    })
+}
+
+fn container(variables: &mut Variables) -> Option<ContainerVariables> {
+    let token = take(variables, "AWS_CONTAINER_AUTHORIZATION_TOKEN").map(Secret::new);
+    // The path is secret.
+    let relative = take(variables, "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI");
+    let relative = relative.map(|path| format!("{ECS_CREDENTIALS}/{}", path.trim_start_matches('/')));
+    Some(ContainerVariables {
+        url: relative.or_else(|| read(variables, "AWS_CONTAINER_CREDENTIALS_FULL_URI"))?,
+        token_file: read(variables, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE").map(PathBuf::from),
+        token,
+    })
+}
+
+fn read(variables: &Variables, name: &str) -> Option<String> {
+    variables.get(OsStr::new(name))?.to_str().map(str::to_owned)
+}
+
+/// Removes a variable, and returns its value.
+fn take(variables: &mut Variables, name: &str) -> Option<String> {
+    variables.remove(OsStr::new(name)).and_then(|value| value.into_string().ok())
 }
 
 /// Returns the proxies from the usual variables, or from those that the operator set for charms.
-fn proxies(variables: &BTreeMap<OsString, OsString>) -> Proxies {
+fn proxies(variables: &Variables) -> Proxies {
     let first = |names: [&str; 3]| {
         let mut found = names.iter().filter_map(|name| variables.get(OsStr::new(name))?.to_str());
         found.next().map(str::to_owned)
@@ -180,17 +216,51 @@ mod tests {
     fn the_access_key_is_taken_out_of_sight() {
         let named = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
         let environment = Environment::of(named.map(|name| (name.into(), "canary".into())));
-        let found = environment.bucket.credentials.as_ref().unwrap();
+        let found = environment.clouds.amazon.credentials.as_ref().unwrap();
         assert_eq!((found.access_key.as_str(), found.secret.reveal()), ("canary", "canary"));
         assert!(found.token.is_some() && environment.variables.is_empty());
         assert!(!format!("{:?}", found.secret).contains("canary"));
     }
 
     #[test]
+    fn the_roles_of_pods_and_containers_are_named_as_by_amazon() {
+        let of = |set: &[(&str, &str)]| {
+            let set = set.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+            let environment = Environment::of(set);
+            assert!(!format!("{environment:?}").contains("canary"));
+            environment.clouds.amazon
+        };
+        let role = of(&[
+            ("AWS_ROLE_ARN", "arn:aws:iam::1:role/a"),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", "/t"),
+            ("AWS_DEFAULT_REGION", "eu-west-1"),
+            ("AWS_ROLE_SESSION_NAME", "s"),
+        ]);
+        let role = role.web_identity.unwrap();
+        assert_eq!(
+            (role.role_arn.as_str(), role.token_file.as_path()),
+            ("arn:aws:iam::1:role/a", Path::new("/t"))
+        );
+        assert_eq!((role.region.as_deref(), role.session_name.as_deref()), (Some("eu-west-1"), Some("s")));
+        assert!(!of(&[("AWS_ROLE_ARN", "arn:aws:iam::1:role/a"), ("AWS_REGION", "a")]).grants_access());
+        let pod = of(&[
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://169.254.170.23/v1/credentials"),
+            ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "canary"),
+        ]);
+        let pod = pod.container.unwrap();
+        assert_eq!(
+            (pod.url.as_str(), pod.token.unwrap().reveal()),
+            ("http://169.254.170.23/v1/credentials", "canary")
+        );
+        let task = of(&[("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/credentials/1")]);
+        assert_eq!(task.container.unwrap().url, "http://169.254.170.2/v2/credentials/1");
+    }
+
+    #[test]
     fn the_way_out_is_that_of_the_terminal_or_of_charms() {
         let of = |set: &[(&str, &str)]| {
             let set = set.iter().map(|(name, value)| ((*name).into(), (*value).into()));
-            Environment::of(set).bucket.proxies
+            Environment::of(set).clouds.proxies
         };
         let charms = of(&[("JUJU_CHARM_HTTPS_PROXY", "http://canary"), ("JUJU_CHARM_NO_PROXY", "a,b")]);
         assert_eq!(charms.https.as_ref().unwrap().reveal(), "http://canary");

@@ -113,7 +113,7 @@ fn destinations(
     environment: &Environment,
     folder: Option<&str>,
 ) -> Vec<DestinationFacts> {
-    let all = Destinations::new(settings.destinations.clone(), environment.bucket.clone(), Clock::at(now()));
+    let all = Destinations::new(settings.destinations.clone(), environment.clouds.clone(), Clock::at(now()));
     let facts = |name: &str| DestinationFacts {
         name: name.to_owned(),
         results: found.results.uploads.get(name).copied().unwrap_or_default(),

@@ -37,7 +37,7 @@ pub(super) fn settings(call: &Call<'_>) -> Result<Settings, Refusal> {
 
 /// The destinations in these settings.
 pub(super) fn destinations(call: &Call<'_>, settings: Settings) -> Destinations {
-    Destinations::new(settings.destinations, call.environment.bucket.clone(), call.clock)
+    Destinations::new(settings.destinations, call.environment.clouds.clone(), call.clock)
 }
 
 /// Sends the archive and the pending uploads to every destination. A second attempt skips the destinations that

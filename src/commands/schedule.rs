@@ -10,7 +10,8 @@ use crate::inventory::destinations::Destinations;
 use crate::schedule::timer::{self, TIMER};
 use crate::schedule::{Schedule, ServiceCommand, Timetable, Units};
 use crate::settings::{Destination, OPERATOR_FILE, Settings};
-use crate::store::s3::S3Environment;
+use crate::store::cloud_environment::CloudEnvironment;
+use crate::store::s3::AmazonEnvironment;
 use crate::system::clock::Clock;
 use crate::system::trust;
 use anyhow::Result;
@@ -207,7 +208,7 @@ fn no_secret_is_needed(settings: &Settings, environment: &Environment, now: Time
         )
         .into());
     }
-    let proxies = &environment.bucket.proxies;
+    let proxies = &environment.clouds.proxies;
     let needs_login = |one: &Destination| one.location.needs_proxy_login(proxies);
     if let Some((name, _)) = settings.destinations.iter().find(|(_, one)| needs_login(one)) {
         return Err(Refusal::new(
@@ -216,14 +217,15 @@ fn no_secret_is_needed(settings: &Settings, environment: &Environment, now: Time
         )
         .into());
     }
-    if environment.bucket.credentials.is_some() {
-        let found = S3Environment { credentials: None, ..environment.bucket.clone() };
+    if environment.clouds.amazon.grants_access() {
+        let amazon = AmazonEnvironment::default();
+        let found = CloudEnvironment { amazon, ..environment.clouds.clone() };
         let destinations = Destinations::new(settings.destinations.clone(), found, Clock::at(now));
         for name in destinations.names() {
             if let Err(error) = destinations.open(name) {
                 return Err(Refusal::new(
                     format!("an access key is only in the environment, which a systemd timer does not inherit: {error:#}"),
-                    "write the key into a file, and set its path as credentials-file",
+                    "set credentials-file in the destination, or role-arn and web-identity-token-file",
                 )
                 .into());
             }
@@ -246,7 +248,7 @@ fn runner(environment: &Environment) -> Result<ServiceCommand> {
             variables.push((name, file(path)?));
         }
     }
-    variables.extend(environment.bucket.proxies.public_variables());
+    variables.extend(environment.clouds.proxies.public_variables());
     Ok(ServiceCommand { program, subcommand, environment: variables })
 }
 

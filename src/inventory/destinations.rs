@@ -6,9 +6,10 @@ use crate::error::Refusal;
 use crate::store::BlobStore;
 use crate::store::azure::{self, AzureConfig};
 use crate::store::cloud::Proxies;
+use crate::store::cloud_environment::CloudEnvironment;
 use crate::store::directory_tree::{DirectoryConfig, DirectoryTree};
 use crate::store::google::{self, GoogleConfig};
-use crate::store::s3::{self, S3Config, S3Environment};
+use crate::store::s3::{self, S3Config};
 use crate::system::clock::Clock;
 use anyhow::{Context, Result};
 use jiff::Timestamp;
@@ -124,13 +125,13 @@ impl Location {
 #[derive(Debug)]
 pub struct Destinations {
     all: BTreeMap<String, Destination>,
-    environment: S3Environment,
+    environment: CloudEnvironment,
     clock: Clock,
 }
 
 impl Destinations {
     /// The destinations of the settings.
-    pub fn new(all: BTreeMap<String, Destination>, environment: S3Environment, clock: Clock) -> Self {
+    pub fn new(all: BTreeMap<String, Destination>, environment: CloudEnvironment, clock: Clock) -> Self {
         Self { all, environment, clock }
     }
 
@@ -161,15 +162,17 @@ impl Destinations {
     /// access key.
     pub fn open(&self, name: &str) -> Result<Repository> {
         let destination = self.get(name)?;
-        let S3Environment { metadata, proxies, .. } = &self.environment;
+        let (environment, clock) = (&self.environment, self.clock);
         let in_destination = |error| in_destination(name, error);
         let store: Box<dyn BlobStore> = match &destination.location {
-            Location::Bucket(config) => Box::new(s3::open(name, config, &self.environment, self.clock)?),
+            Location::Bucket(config) => {
+                Box::new(s3::open(config, environment, clock).map_err(in_destination)?)
+            }
             Location::Azure(config) => {
-                Box::new(azure::open(config, metadata, proxies, self.clock).map_err(in_destination)?)
+                Box::new(azure::open(config, environment, clock).map_err(in_destination)?)
             }
             Location::Google(config) => {
-                Box::new(google::open(config, metadata, proxies, self.clock).map_err(in_destination)?)
+                Box::new(google::open(config, environment, clock).map_err(in_destination)?)
             }
             Location::Directory(config) => {
                 let tree = DirectoryTree::open(config).map_err(in_destination)?;
@@ -241,8 +244,9 @@ mod tests {
     #[test]
     fn a_destination_without_a_key_is_refused_when_it_is_opened() {
         let all = serde_yaml::from_str("a: {s3: {bucket: b}}").unwrap();
-        let destinations = Destinations::new(all, S3Environment::default(), Clock::at(Timestamp::UNIX_EPOCH));
+        let destinations =
+            Destinations::new(all, CloudEnvironment::default(), Clock::at(Timestamp::UNIX_EPOCH));
         let error = destinations.open("a").err().unwrap().to_string();
-        assert!(error.contains("destination a has no access key"), "{error}");
+        assert!(error.contains("destination a: it has no access key"), "{error}");
     }
 }

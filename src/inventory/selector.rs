@@ -218,7 +218,7 @@ impl RepositoryId {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::s3::S3Environment;
+    use crate::store::cloud_environment::CloudEnvironment;
     use crate::system::clock::Clock;
 
     fn repositories() -> Repositories {
@@ -229,7 +229,7 @@ mod tests {
         Repositories {
             target: PathBuf::from("/snapshots"),
             keep: Policy::default(),
-            destinations: Destinations::new(all, S3Environment::default(), clock),
+            destinations: Destinations::new(all, CloudEnvironment::default(), clock),
             now: Timestamp::UNIX_EPOCH,
         }
     }

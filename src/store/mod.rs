@@ -6,6 +6,7 @@
 pub mod azure;
 mod blob;
 pub mod cloud;
+pub mod cloud_environment;
 pub mod directory_tree;
 pub mod flat_directory;
 pub mod google;

@@ -7,7 +7,8 @@ use etcd_backup::inventory::{Entry, Repository};
 use etcd_backup::progress::Progress;
 use etcd_backup::store::Deletion;
 use etcd_backup::store::cloud::{Proxies, RequestError};
-use etcd_backup::store::s3::{self as s3_store, Credentials, S3Config, S3Environment};
+use etcd_backup::store::cloud_environment::CloudEnvironment;
+use etcd_backup::store::s3::{self as s3_store, AmazonEnvironment, Credentials, S3Config};
 use etcd_backup::system::clock::Clock;
 use etcd_backup::system::secret::Secret;
 use jiff::Timestamp;
@@ -25,18 +26,19 @@ pub fn described(port: u16, more: &str) -> S3Config {
     .unwrap()
 }
 
-pub fn key(access_key: &str, secret: &str) -> S3Environment {
+pub fn key(access_key: &str, secret: &str) -> CloudEnvironment {
     let (access_key, secret) = (access_key.to_owned(), Secret::new(secret));
-    let credentials = Some(Credentials { access_key, secret, token: None, expires: None });
-    S3Environment { credentials, ..S3Environment::default() }
+    let credentials = Some(Credentials { access_key, secret, token: None });
+    let amazon = AmazonEnvironment { credentials, ..AmazonEnvironment::default() };
+    CloudEnvironment { amazon, ..CloudEnvironment::default() }
 }
 
-pub fn opened(config: &S3Config, environment: &S3Environment) -> Repository {
+pub fn opened(config: &S3Config, environment: &CloudEnvironment) -> Repository {
     opened_at(config, environment, Timestamp::now())
 }
 
-fn opened_at(config: &S3Config, environment: &S3Environment, now: Timestamp) -> Repository {
-    let bucket = s3_store::open("offsite", config, environment, Clock::at(now)).unwrap();
+fn opened_at(config: &S3Config, environment: &CloudEnvironment, now: Timestamp) -> Repository {
+    let bucket = s3_store::open(config, environment, Clock::at(now)).unwrap();
     Repository::new(Some("offsite".to_owned()), Box::new(bucket))
 }
 
@@ -504,7 +506,7 @@ fn progress_does_not_count_a_repeated_part_twice() {
         .add(NAME, &file, &sha256, &mut |progress| match progress {
             Progress::Step(step) => steps.push((step.to_owned(), bytes.len())),
             Progress::Bytes { done, expected } => bytes.push((done, expected.unwrap())),
-            Progress::Message(_) => {}
+            Progress::Message(_) | Progress::Warning(_) => {}
         })
         .unwrap();
     let size = 17 << 20;
@@ -546,7 +548,7 @@ fn a_bucket_is_reached_through_a_proxy_by_host_name() {
     let through = |description: &S3Config, exempt: &str| {
         let url = format!("http://canary-user:canary-word@127.0.0.1:{}", proxy.port);
         let proxies = Proxies { http: Some(Secret::new(url)), https: None, exempt: exempt.to_owned() };
-        opened(description, &S3Environment { proxies, ..key.clone() })
+        opened(description, &CloudEnvironment { proxies, ..key.clone() })
     };
     let before = proxy.asked().len();
     assert_eq!(through(&description, "127.0.0.1,localhost,::1").entries().unwrap().len(), 1);
@@ -599,7 +601,7 @@ fn session_tokens_are_used() {
         s3::write_credentials(&file, &server.role_key, SECRET);
         let text = std::fs::read_to_string(&file).unwrap();
         std::fs::write(&file, format!("{text}{token}")).unwrap();
-        opened(&description, &S3Environment::default()).entries()
+        opened(&description, &CloudEnvironment::default()).entries()
     };
     assert!(listed("aws_session_token = canary-token\n").unwrap().is_empty());
     for token in ["aws_session_token = another\n", ""] {
@@ -628,7 +630,7 @@ fn encryption_is_requested_for_every_object() {
         assert_eq!(faults.seen("", header).len(), 2, "{more}");
     }
     let bad = described(server.port, "encryption: s3\nkms-key: x");
-    assert!(s3_store::open("offsite", &bad, &key("a", "b"), Clock::at(Timestamp::now())).is_err());
+    assert!(s3_store::open(&bad, &key("a", "b"), Clock::at(Timestamp::now())).is_err());
 }
 
 /// A server that ignores the header, as versitygw, s3rver and Ceph 16 do, does not repeat it in the response.

@@ -198,7 +198,11 @@ fn uses_the_credentials_of_the_instance_role() {
     let mut command = self::command(&world);
     command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1");
     let none = Run::start(command, &world.path("runs")).finish();
-    assert!(none.stdout.contains("role from http://127.0.0.1:1: "), "{}", none.describe());
+    assert!(
+        none.stdout.contains("the role of this machine from http://127.0.0.1:1: "),
+        "{}",
+        none.describe()
+    );
     none.failed(&["Connection refused"]);
 }
 

@@ -21,6 +21,7 @@ macro_rules! program {
 
 mod abrupt_stop;
 mod alarms;
+mod amazon_identities;
 mod archive;
 mod archive_owner;
 mod backend;

@@ -68,7 +68,9 @@ impl CredentialSource {
                     None => Ok(cached.insert(file.read()?).clone()),
                 }
             }
-            Self::Identity(identity, cache) => cache.get(now, || identity.token(now)).map(Credentials::Token),
+            Self::Identity(identity, cache) => {
+                cache.get(now, || identity.token(now)).map(|token| Credentials::Token(token.secret))
+            }
         }
     }
 }

@@ -6,10 +6,9 @@
 
 use crate::store::cloud::access_token::AccessToken;
 use crate::store::cloud::metadata::{self, MetadataServices};
-use crate::store::cloud::secret_file::{SecretFile, read_replaced_secret};
+use crate::store::cloud::secret_file::read_token;
 use crate::store::cloud::server::{Server, encode_query};
-use crate::store::cloud::token_request::{Form, TokenRequest};
-use crate::system::secret::Secret;
+use crate::store::cloud::token_request::{Form, Method, TokenRequest};
 use anyhow::Result;
 use jiff::Timestamp;
 use std::path::PathBuf;
@@ -79,31 +78,24 @@ impl Identity {
             Some(id) => format!("the managed identity {id}"),
             None => "the managed identity of this machine".to_owned(),
         };
+        let path = format!("/metadata/identity/oauth2/token?{}", encode_query(&query));
         TokenRequest {
-            agent: &self.agent,
-            identity: &identity,
-            server: &self.server,
-            path: &format!("/metadata/identity/oauth2/token?{}", encode_query(&query)),
             header: Some(("metadata", "true")),
-            answer_header: None,
-            form: None,
-            is_busy_if_not_found: true,
+            // The service may be being updated.
+            is_busy: &|status, _| status == 404,
             advice: &|status| advice_for_managed(client_id, status),
+            ..TokenRequest::get(&self.agent, &identity, &self.server, &path)
         }
         .send(now)
     }
 
     fn workload_token(&self, identity: &WorkloadIdentity, now: Timestamp) -> Result<AccessToken> {
         let WorkloadIdentity { client_id, tenant_id, .. } = identity;
-        let assertion = identity.assertion()?;
+        let assertion = read_token(&identity.token_file, "the federated token file")?;
+        let (name, path) =
+            (format!("the workload identity {client_id}"), format!("/{tenant_id}/oauth2/v2.0/token"));
         TokenRequest {
-            agent: &self.agent,
-            identity: &format!("the workload identity {client_id}"),
-            server: &self.server,
-            path: &format!("/{tenant_id}/oauth2/v2.0/token"),
-            header: None,
-            answer_header: None,
-            form: Some(Form {
+            method: Method::Post(Form {
                 fields: &[
                     ("client_assertion_type", ASSERTION_TYPE),
                     ("client_id", client_id.as_str()),
@@ -112,25 +104,10 @@ impl Identity {
                 ],
                 proof: ("client_assertion", &assertion),
             }),
-            is_busy_if_not_found: false,
             advice: &advice_for_workload,
+            ..TokenRequest::get(&self.agent, &name, &self.server, &path)
         }
         .send(now)
-    }
-}
-
-impl WorkloadIdentity {
-    /// Reads the token of the workload as it is now.
-    fn assertion(&self) -> Result<Secret> {
-        let file = SecretFile {
-            path: &self.token_file,
-            what: "the federated token file",
-            content: "the token of a workload",
-        };
-        let text = read_replaced_secret(&file)?;
-        let token = text.reveal().trim();
-        let is_token = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-        if is_token { Ok(Secret::new(token)) } else { Err(file.invalid_content().into()) }
     }
 }
 

@@ -10,11 +10,10 @@ use super::upload::AzureUpload;
 use crate::progress::Sink;
 use crate::store::cloud::bucket::Bucket;
 use crate::store::cloud::client::Client;
-use crate::store::cloud::metadata::MetadataServices;
 use crate::store::cloud::object::ObjectHead;
 use crate::store::cloud::protocol::{Protocol, Upload};
-use crate::store::cloud::proxy::Proxies;
 use crate::store::cloud::service::Request;
+use crate::store::cloud_environment::CloudEnvironment;
 use crate::store::{Blob, Deletion};
 use crate::system::clock::Clock;
 use anyhow::Result;
@@ -28,23 +27,18 @@ struct AzureProtocol;
 ///
 /// # Errors
 /// Refuses a configuration that cannot be used.
-pub fn open(
-    config: &AzureConfig,
-    metadata: &MetadataServices,
-    proxies: &Proxies,
-    clock: Clock,
-) -> Result<Bucket> {
+pub fn open(config: &AzureConfig, environment: &CloudEnvironment, clock: Clock) -> Result<Bucket> {
     config.check()?;
     let server = config.server()?;
-    let http = config.connection().http(&server, proxies)?;
+    let http = config.connection().http(&server, &environment.proxies)?;
     let path = config.container_path(&server);
     let source = match config.access()? {
         Access::File(file) => CredentialSource::file(file),
         Access::ManagedIdentity(client_id) => {
-            CredentialSource::identity(Identity::managed(client_id, metadata))
+            CredentialSource::identity(Identity::managed(client_id, &environment.metadata))
         }
         Access::WorkloadIdentity(identity) => {
-            let agent = config.connection().login_agent(&identity.authority, proxies)?;
+            let agent = config.connection().login_agent(&identity.authority, &environment.proxies)?;
             CredentialSource::identity(Identity::workload(identity, agent))
         }
     };

@@ -1,10 +1,12 @@
-//! Access tokens: kept while they are valid, renewed before they end, and discarded if the server refuses one.
+//! What grants access for a limited time: kept while it is valid, renewed before it ends, and discarded if the server
+//! refuses it.
 //!
 //! It must never print a token. It does not know where a token comes from.
 
 use crate::system::secret::Secret;
 use anyhow::{Result, bail};
 use jiff::{SignedDuration, Timestamp};
+use std::fmt::{self, Debug, Formatter};
 use std::sync::Mutex;
 
 /// How long before its end a token is renewed. A token that lives less than twice as long is renewed after half of its
@@ -14,6 +16,12 @@ const RENEWAL_MARGIN: SignedDuration = SignedDuration::from_mins(5);
 /// away for 70 seconds while it is updated.
 const RENEWAL_PAUSE: SignedDuration = SignedDuration::from_secs(30);
 
+/// Something that grants access until it ends: an access token, or an access key with its session.
+pub(in crate::store) trait Temporary: Clone {
+    /// Returns when it ends.
+    fn end(&self) -> Timestamp;
+}
+
 /// A token, and when it ends.
 #[derive(Debug, Clone)]
 pub(in crate::store) struct AccessToken {
@@ -21,38 +29,54 @@ pub(in crate::store) struct AccessToken {
     pub end: Timestamp,
 }
 
-/// The token of one identity. All threads share it.
-#[derive(Debug, Default)]
-pub(in crate::store) struct TokenCache(Mutex<Option<CachedToken>>);
+impl Temporary for AccessToken {
+    fn end(&self) -> Timestamp {
+        self.end
+    }
+}
 
-#[derive(Debug)]
-struct CachedToken {
-    token: AccessToken,
+/// The token of one identity. All threads share it.
+pub(in crate::store) struct TokenCache<T = AccessToken>(Mutex<Option<CachedToken<T>>>);
+
+struct CachedToken<T> {
+    token: T,
     /// The time of the request that it was obtained for.
     since: Timestamp,
     /// From this time on, a new one is requested.
     renewal: Timestamp,
 }
 
-impl TokenCache {
+impl<T> Default for TokenCache<T> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl<T> Debug for TokenCache<T> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenCache(…)")
+    }
+}
+
+impl<T: Temporary> TokenCache<T> {
     /// Returns the token for a request at `now`. Calls `obtain` if there is no token, or if it ends soon. Other threads
     /// wait for the new token.
     ///
     /// # Errors
     /// Fails if no token can be obtained, and there is none that is still valid.
-    pub fn get(&self, now: Timestamp, obtain: impl FnOnce() -> Result<AccessToken>) -> Result<Secret> {
+    pub fn get(&self, now: Timestamp, obtain: impl FnOnce() -> Result<T>) -> Result<T> {
         let Ok(mut cached) = self.0.lock() else { bail!("another thread of this program failed") };
         if let Some(cached) = cached.as_ref().filter(|cached| now < cached.renewal) {
-            return Ok(cached.token.secret.clone());
+            return Ok(cached.token.clone());
         }
         let error = match obtain() {
-            Ok(token) => return Ok(cached.insert(CachedToken::new(token, now)).token.secret.clone()),
+            Ok(token) => return Ok(cached.insert(CachedToken::new(token, now)).token.clone()),
             Err(error) => error,
         };
-        match cached.as_mut().filter(|cached| now < cached.token.end) {
+        match cached.as_mut().filter(|cached| now < cached.token.end()) {
             Some(old) => {
-                old.renewal = (now + RENEWAL_PAUSE).min(old.token.end);
-                Ok(old.token.secret.clone())
+                old.renewal = (now + RENEWAL_PAUSE).min(old.token.end());
+                Ok(old.token.clone())
             }
             None => Err(error),
         }
@@ -69,10 +93,11 @@ impl TokenCache {
     }
 }
 
-impl CachedToken {
-    fn new(token: AccessToken, now: Timestamp) -> Self {
-        let margin = RENEWAL_MARGIN.min(now.duration_until(token.end) / 2);
-        Self { renewal: token.end - margin, since: now, token }
+impl<T: Temporary> CachedToken<T> {
+    fn new(token: T, now: Timestamp) -> Self {
+        let end = token.end();
+        let margin = RENEWAL_MARGIN.min(now.duration_until(end) / 2);
+        Self { renewal: end - margin, since: now, token }
     }
 }
 
@@ -90,13 +115,13 @@ mod tests {
     /// Returns the token for a request at `now`. A new one is called `new` and lives for `lifetime`.
     fn get(cache: &TokenCache, now: i64, new: &str, lifetime: i64) -> String {
         let obtain = || Ok(AccessToken { secret: Secret::new(new), end: at(now + lifetime) });
-        cache.get(at(now), obtain).unwrap().reveal().to_owned()
+        cache.get(at(now), obtain).unwrap().secret.reveal().to_owned()
     }
 
     #[test]
     fn a_token_is_renewed_before_it_ends() {
         for (lifetime, last_use) in [(3600, 3299), (600, 299), (240, 119), (2, 0)] {
-            let cache = TokenCache::default();
+            let cache = <TokenCache>::default();
             assert_eq!(get(&cache, 0, "first", lifetime), "first");
             assert_eq!(get(&cache, last_use, "second", lifetime), "first", "{lifetime}");
             assert_eq!(get(&cache, last_use + 1, "second", lifetime), "second", "{lifetime}");
@@ -105,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_token_is_used_until_it_ends_if_it_cannot_be_renewed() {
-        let cache = TokenCache::default();
+        let cache = <TokenCache>::default();
         let attempts = Cell::new(0);
         let fail = || {
             attempts.set(attempts.get() + 1);
@@ -114,7 +139,7 @@ mod tests {
         assert!(cache.get(at(0), fail).is_err());
         get(&cache, 0, "first", 600);
         for (now, attempted) in [(299, 1), (300, 2), (329, 2), (330, 3), (599, 4)] {
-            assert_eq!(cache.get(at(now), fail).unwrap().reveal(), "first", "{now}");
+            assert_eq!(cache.get(at(now), fail).unwrap().secret.reveal(), "first", "{now}");
             assert_eq!(attempts.get(), attempted, "{now}");
         }
         assert_eq!(cache.get(at(600), fail).unwrap_err().to_string(), "away");
@@ -123,7 +148,7 @@ mod tests {
 
     #[test]
     fn only_the_refused_token_is_discarded() {
-        let cache = TokenCache::default();
+        let cache = <TokenCache>::default();
         get(&cache, 10, "first", 600);
         assert!(cache.discard(at(10)));
         assert_eq!(get(&cache, 20, "second", 600), "second");
@@ -134,8 +159,8 @@ mod tests {
 
     #[test]
     fn a_token_is_never_shown() {
-        let cache = TokenCache::default();
+        let cache = <TokenCache>::default();
         get(&cache, 0, "canary", 600);
-        assert!(!format!("{cache:?}").contains("canary"));
+        assert_eq!(format!("{cache:?}"), "TokenCache(…)");
     }
 }

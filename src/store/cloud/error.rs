@@ -203,9 +203,11 @@ impl RequestError {
         (400..500).contains(&self.status) && !self.is_page && !self.is_temporary()
     }
 
-    /// Returns whether the server did not accept the access token of the request.
+    /// Returns whether the server did not accept the access token of the request. S3 has a status of its own for that
+    /// only if there is no code ("Error responses", Amazon S3 API Reference).
     pub(in crate::store) fn is_unauthorized(&self) -> bool {
-        self.status == 401
+        const CODES: [&str; 3] = ["ExpiredToken", "InvalidToken", "TokenRefreshRequired"];
+        self.status == 401 || CODES.contains(&self.code.as_str())
     }
 
     /// Returns whether the server gave this code.

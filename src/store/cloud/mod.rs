@@ -18,6 +18,8 @@ pub(in crate::store) mod proxy;
 pub(in crate::store) mod secret_file;
 pub(in crate::store) mod server;
 pub(in crate::store) mod service;
+pub(in crate::store) mod token_answer;
+mod token_error;
 pub(in crate::store) mod token_request;
 pub(in crate::store) mod transport;
 pub(in crate::store) mod upload;

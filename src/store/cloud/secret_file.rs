@@ -3,6 +3,7 @@
 //! Must never read one that users other than root can change, or put its content into a message. Other users can read
 //! only those files that another program replaces.
 
+use super::token_answer::is_token;
 use crate::error::Refusal;
 use crate::system::durable::read_small_text;
 use crate::system::secret::Secret;
@@ -42,15 +43,17 @@ pub(in crate::store) fn read_secret(file: &SecretFile<'_>) -> Result<Secret, Ref
     read(file, trust::check_secret(file.path), &next)
 }
 
-/// Reads a short-lived secret that another program writes and replaces. Kubernetes gives the token of a pod mode 0644, unless
-/// the pod sets a user.
+/// Reads the token of this workload from a file, called `what` in messages. Another program replaces it before the token
+/// ends. Kubernetes gives it mode 0644, unless the pod sets a user.
 ///
 /// # Errors
-/// Refuses a file that other users can change, or that does not exist.
-pub(in crate::store) fn read_replaced_secret(file: &SecretFile<'_>) -> Result<Secret, Refusal> {
-    let next =
-        format!("ls -l {}; the program that provides {} must write it", file.path.display(), file.content);
-    read(file, trust::check(file.path), &next)
+/// Refuses a file that other users can change, that does not exist, or that contains something else.
+pub(in crate::store) fn read_token(path: &Path, what: &'static str) -> Result<Secret, Refusal> {
+    let file = SecretFile { path, what, content: "the token of a workload" };
+    let next = format!("ls -l {}; the program that provides {} must write it", path.display(), file.content);
+    let text = read(&file, trust::check(path), &next)?;
+    let token = text.reveal().trim();
+    if is_token(token) { Ok(Secret::new(token)) } else { Err(file.invalid_content()) }
 }
 
 fn read(file: &SecretFile<'_>, checked: Result<PathBuf, Distrust>, next: &str) -> Result<Secret, Refusal> {

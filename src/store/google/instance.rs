@@ -34,16 +34,12 @@ impl InstanceServiceAccount {
     /// # Errors
     /// Fails if the metadata server does not answer or refuses, or if another server answers.
     pub fn token(&self, now: Timestamp) -> Result<AccessToken> {
+        let identity = "the service account of this machine";
         TokenRequest {
-            agent: &self.agent,
-            identity: "the service account of this machine",
-            server: &self.server,
-            path: TOKEN_PATH,
             header: Some(FLAVOR),
             answer_header: Some(FLAVOR),
-            form: None,
-            is_busy_if_not_found: false,
             advice: &advice,
+            ..TokenRequest::get(&self.agent, identity, &self.server, TOKEN_PATH)
         }
         .send(now)
     }

@@ -10,11 +10,10 @@ use super::upload::GoogleUpload;
 use crate::progress::Sink;
 use crate::store::cloud::bucket::Bucket;
 use crate::store::cloud::client::Client;
-use crate::store::cloud::metadata::MetadataServices;
 use crate::store::cloud::object::ObjectHead;
 use crate::store::cloud::protocol::{Protocol, Upload};
-use crate::store::cloud::proxy::Proxies;
 use crate::store::cloud::service::Request;
+use crate::store::cloud_environment::CloudEnvironment;
 use crate::store::{Blob, Deletion};
 use crate::system::clock::Clock;
 use crate::system::processor;
@@ -29,12 +28,7 @@ struct GoogleProtocol;
 ///
 /// # Errors
 /// Refuses a configuration that cannot be used.
-pub fn open(
-    config: &GoogleConfig,
-    metadata: &MetadataServices,
-    proxies: &Proxies,
-    clock: Clock,
-) -> Result<Bucket> {
+pub fn open(config: &GoogleConfig, environment: &CloudEnvironment, clock: Clock) -> Result<Bucket> {
     config.check()?;
     let source = match &config.credentials_file {
         Some(file) => {
@@ -42,10 +36,10 @@ pub fn open(
             processor::check("a signature for Google needs", "use a destination of another kind")?;
             TokenSource::Key(file.clone())
         }
-        None => TokenSource::Instance(InstanceServiceAccount::new(metadata)),
+        None => TokenSource::Instance(InstanceServiceAccount::new(&environment.metadata)),
     };
     let server = config.server()?;
-    let http = config.connection().http(&server, proxies)?;
+    let http = config.connection().http(&server, &environment.proxies)?;
     let service = GoogleService::new(server, &config.bucket, source);
     let client = Arc::new(Client::new(Box::new(service), http, clock));
     Ok(Bucket::new(client, Box::new(GoogleProtocol), config.prefix(), config.url()))

@@ -74,7 +74,7 @@ impl Service for GoogleService {
     fn authorize(&self, request: &Request<'_>, now: Timestamp) -> Result<Authorized> {
         let mut headers = request.headers.clone();
         let token = self.token.get(now, || self.source.token(now))?;
-        headers.push(("authorization", format!("Bearer {}", token.reveal())));
+        headers.push(("authorization", format!("Bearer {}", token.secret.reveal())));
         let url = self.server.url_of(&self.path(request), &encode_query(&request.query));
         Ok(Authorized { url, headers })
     }

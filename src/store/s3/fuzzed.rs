@@ -3,7 +3,8 @@
 //! Built with the feature `fuzz` alone, and in no package.
 
 use super::config::S3Config;
-use super::credentials::{CredentialSource, Credentials};
+use super::credential_source::CredentialSource;
+use super::credentials::Credentials;
 use super::protocol::S3Protocol;
 use super::service::S3Service;
 use crate::store::BlobStore;
@@ -146,13 +147,9 @@ fn prepare(bytes: &[u8]) -> Option<(Bucket, File, String)> {
     let limits =
         Agent::config_builder().http_status_as_error(false).max_redirects(0).max_redirects_will_error(false);
     let agent = Agent::with_parts(limits.build(), InMemory(answers), Anywhere);
-    let credentials = Credentials {
-        access_key: "key".to_owned(),
-        secret: Secret::new("canary"),
-        token: None,
-        expires: None,
-    };
-    let source = CredentialSource::Environment(Box::new(credentials));
+    let credentials =
+        Credentials { access_key: "key".to_owned(), secret: Secret::new("canary"), token: None };
+    let source = CredentialSource::Environment(credentials);
     let clock = Clock::at(Timestamp::UNIX_EPOCH);
     let client =
         Client::new(Box::new(S3Service::new(config.server().ok()?, source)), Http::with_agent(agent), clock);

@@ -1,7 +1,7 @@
 //! S3 as a [`Protocol`].
 
 use super::config::S3Config;
-use super::credentials::{CredentialSource, S3Environment};
+use super::credential_source::CredentialSource;
 use super::deletion::{Deleter, delete_or_hide};
 use super::encryption::{ReportedEncryption, RequestedEncryption, not_encrypted};
 use super::head::head;
@@ -16,6 +16,7 @@ use crate::store::cloud::client::Client;
 use crate::store::cloud::object::ObjectHead;
 use crate::store::cloud::protocol::{Protocol, Upload, take_back};
 use crate::store::cloud::service::Request;
+use crate::store::cloud_environment::CloudEnvironment;
 use crate::store::{Blob, Deletion};
 use crate::system::clock::Clock;
 use anyhow::Result;
@@ -28,33 +29,18 @@ pub(super) struct S3Protocol {
     encryption: Option<RequestedEncryption>,
 }
 
-/// Prepares access to the bucket of the destination `name`. Sends no request.
+/// Prepares access to the bucket in the configuration. Sends no request.
 ///
 /// # Errors
 /// Refuses a configuration that cannot be used, and one without an access key.
-pub fn open(name: &str, config: &S3Config, environment: &S3Environment, clock: Clock) -> Result<Bucket> {
-    let source = CredentialSource::choose(
-        name,
-        config.credentials_file.as_deref(),
-        config.instance_role,
-        environment,
-    )?;
-    let prepare = || {
-        let endpoint = config.server()?;
-        let http = config.connection().http(&endpoint.server, &environment.proxies)?;
-        let protocol = S3Protocol { encryption: config.requested_encryption()?, ..S3Protocol::default() };
-        let client = Client::new(Box::new(S3Service::new(endpoint, source)), http, clock);
-        Ok(Bucket::new(Arc::new(client), Box::new(protocol), config.prefix(), config.url()))
-    };
-    prepare().map_err(|error| in_destination(name, error))
-}
-
-/// Adds the name of a destination to a refusal.
-fn in_destination(name: &str, error: anyhow::Error) -> anyhow::Error {
-    match error.downcast::<Refusal>() {
-        Ok(refusal) => Refusal::new(format!("destination {name}: {}", refusal.reason), refusal.next).into(),
-        Err(error) => error,
-    }
+pub fn open(config: &S3Config, environment: &CloudEnvironment, clock: Clock) -> Result<Bucket> {
+    config.check()?;
+    let source = CredentialSource::new(config, environment)?;
+    let endpoint = config.server()?;
+    let http = config.connection().http(&endpoint.server, &environment.proxies)?;
+    let protocol = S3Protocol { encryption: config.requested_encryption()?, ..S3Protocol::default() };
+    let client = Client::new(Box::new(S3Service::new(endpoint, source)), http, clock);
+    Ok(Bucket::new(Arc::new(client), Box::new(protocol), config.prefix(), config.url()))
 }
 
 impl Protocol for S3Protocol {

@@ -1,26 +1,21 @@
 //! S3 as a [`Service`]: signed requests, and errors as XML documents.
 
-use super::credentials::{CredentialSource, Credentials};
+use super::credential_source::CredentialSource;
 use super::endpoint::Endpoint;
 use super::sign::{Unsigned, signature};
 use crate::store::cloud::http::header;
 use crate::store::cloud::server::encode_query;
 use crate::store::cloud::service::{Authorized, ErrorDocument, Request, Service};
-use anyhow::{Result, bail};
-use jiff::{SignedDuration, Timestamp};
+use anyhow::Result;
+use jiff::Timestamp;
 use serde::Deserialize;
-use std::sync::Mutex;
 use ureq::http::HeaderMap;
-
-/// A temporary access key is fetched again if it expires sooner than this.
-const MIN_KEY_LIFETIME: SignedDuration = SignedDuration::from_mins(5);
 
 /// The access to one bucket.
 #[derive(Debug)]
 pub(super) struct S3Service {
     endpoint: Endpoint,
     source: CredentialSource,
-    credentials: Mutex<Option<Credentials>>,
 }
 
 /// The XML document of an error.
@@ -36,7 +31,7 @@ struct S3ErrorDocument {
 
 impl S3Service {
     pub fn new(endpoint: Endpoint, source: CredentialSource) -> Self {
-        Self { endpoint, source, credentials: Mutex::new(None) }
+        Self { endpoint, source }
     }
 
     /// Returns whether the signature has to cover the body. Other programs do not let it if TLS protects the body, or if
@@ -45,17 +40,6 @@ impl S3Service {
     fn must_sign_body(&self, request: &Request<'_>) -> bool {
         let has_checksum = request.headers.iter().any(|(name, _)| *name == "content-md5");
         !has_checksum || !(self.endpoint.server.is_tls() || self.endpoint.server.is_loopback())
-    }
-
-    fn credentials(&self, now: Timestamp) -> Result<Credentials> {
-        let Ok(mut cached) = self.credentials.lock() else { bail!("another thread of this program failed") };
-        let expires_soon = |credentials: &Credentials| {
-            credentials.expires.is_some_and(|end| now.duration_until(end) < MIN_KEY_LIFETIME)
-        };
-        if let Some(credentials) = cached.as_ref().filter(|credentials| !expires_soon(credentials)) {
-            return Ok(credentials.clone());
-        }
-        Ok(cached.insert(self.source.credentials()?).clone())
     }
 }
 
@@ -69,7 +53,7 @@ impl Service for S3Service {
     }
 
     fn authorize(&self, request: &Request<'_>, now: Timestamp) -> Result<Authorized> {
-        let credentials = self.credentials(now)?;
+        let credentials = self.source.credentials(now)?;
         let path = self.endpoint.path(request.key);
         let mut headers = vec![("host", self.endpoint.server.host().to_owned())];
         headers.extend(request.headers.iter().cloned());
@@ -84,6 +68,10 @@ impl Service for S3Service {
         headers.extend(signature(&unsigned, &credentials, now));
         let url = self.endpoint.server.url_of(&path, &encode_query(&request.query));
         Ok(Authorized { url, headers })
+    }
+
+    fn discard_token(&self, sent: Timestamp) -> bool {
+        self.source.discard_session(sent)
     }
 
     fn parse_error(&self, headers: &HeaderMap, body: &[u8]) -> ErrorDocument {
@@ -142,13 +130,13 @@ impl Service for S3Service {
 mod tests {
     use super::*;
     use crate::store::cloud::error::RequestError;
+    use crate::store::s3::Credentials;
     use crate::system::secret::Secret;
 
     fn service(endpoint: &str, bucket: &str) -> S3Service {
-        let credentials =
-            Credentials { access_key: "a".into(), secret: Secret::new("b"), token: None, expires: None };
+        let credentials = Credentials { access_key: "a".into(), secret: Secret::new("b"), token: None };
         let endpoint = Endpoint::new(Some(endpoint), None, bucket, None, true).unwrap();
-        S3Service::new(endpoint, CredentialSource::Environment(Box::new(credentials)))
+        S3Service::new(endpoint, CredentialSource::Environment(credentials))
     }
 
     fn response_about(bucket: &str, status: u16, body: &str, date: &str) -> RequestError {

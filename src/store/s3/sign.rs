@@ -85,7 +85,6 @@ mod tests {
             access_key: "AKIAIOSFODNN7EXAMPLE".to_owned(),
             secret: Secret::new("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"),
             token: None,
-            expires: None,
         };
         let mut headers = vec![("host", "examplebucket.s3.amazonaws.com".to_owned())];
         headers.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));

@@ -1,12 +1,14 @@
 //! A bucket of Azure or Google for tests: an emulator that others wrote. The proxy for faults is that of `s3`.
 #![allow(clippy::print_stdout, reason = "a test prints the features that an emulator lacks")]
 
+pub mod amazon;
 pub mod identities;
 
+use anyhow::Result;
 use etcd_backup::inventory::Repository;
 use etcd_backup::inventory::destinations::{Destination, Destinations};
 use etcd_backup::store::cloud::MetadataServices;
-use etcd_backup::store::s3::S3Environment;
+use etcd_backup::store::cloud_environment::CloudEnvironment;
 use etcd_backup::system::clock::Clock;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -211,12 +213,16 @@ pub fn opened(settings: &str) -> Repository {
 
 /// Opens the destination with these settings, on a machine with these metadata services.
 pub fn opened_with(settings: &str, metadata: MetadataServices) -> Repository {
+    open_in(settings, CloudEnvironment { metadata, ..CloudEnvironment::default() }).unwrap()
+}
+
+/// Opens the destination with these settings, in this environment.
+pub fn open_in(settings: &str, environment: CloudEnvironment) -> Result<Repository> {
     let destination: Destination = serde_yaml::from_str(settings).unwrap();
     destination.location.check().unwrap();
     let all = BTreeMap::from([("offsite".to_owned(), destination)]);
-    let environment = S3Environment { metadata, ..S3Environment::default() };
     let destinations = Destinations::new(all, environment, Clock::at(Timestamp::now()));
-    destinations.open("offsite").unwrap()
+    destinations.open("offsite")
 }
 
 /// Returns the file of a service account.
