@@ -17,8 +17,10 @@ pub enum Progress<'a> {
         /// Bytes expected in all, which may be an estimate; `None` if unknown.
         expected: Option<u64>,
     },
-    /// A line for the operator, such as a warning. It is not a step: it takes no time.
+    /// A line for the operator. It is not a step: it takes no time.
     Message(&'a str),
+    /// A warning about a result that has no room for it, such as a value. It is printed even if no progress is.
+    Warning(&'a str),
 }
 
 /// Receives the progress of a procedure.

@@ -2,6 +2,7 @@
 
 use super::age::{ARMORED, MAGIC};
 use crate::error::{Refusal, Subcommand, quoted};
+use crate::etcd::backend::KeyFile;
 
 use std::ffi::OsStr;
 
@@ -14,6 +15,8 @@ pub(super) enum Kind {
     Age,
     Armored,
     Tar,
+    /// The keys that the command `export` has written.
+    Keys,
     Empty,
     /// Compressed by another program, which `-d` makes decompress.
     Compressed(&'static str),
@@ -40,6 +43,7 @@ impl Kind {
             () if at(0, MAGIC.as_bytes()) => Self::Age,
             () if at(0, ARMORED.as_bytes()) => Self::Armored,
             () if at(257, b"ustar") => Self::Tar,
+            () if KeyFile::is_one(head) => Self::Keys,
             () => {
                 let found = COMPRESSED.iter().find(|(magic, _)| at(0, magic));
                 found.map_or(Self::Other, |(_, program)| Self::Compressed(program))
@@ -70,6 +74,11 @@ impl Kind {
             Self::Bare => {
                 let next = format!("copy it to this machine: {}", Subcommand::new("restore").word("PATH"));
                 return Refusal::new(format!("{shown} is a bare snapshot file, not an archive"), next);
+            }
+            Self::Keys => {
+                let next = Subcommand::new("import").word(shown).flag("plan");
+                let reason = format!("{shown} is a file of exported keys, not an archive");
+                return Refusal::new(reason, format!("{next} shows what it would put into the running etcd"));
             }
             Self::Empty => {
                 let next = format!("choose another archive; {} shows them", Subcommand::new("list"));

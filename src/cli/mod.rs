@@ -280,7 +280,7 @@ impl Front {
     fn reporter(&self) -> Reporter<'_> {
         match self {
             Self::Juju(juju) => Reporter::to_action_log(juju),
-            Self::Terminal { quiet: true, .. } => Reporter::silent(),
+            Self::Terminal { quiet: true, .. } => Reporter::only_warnings(),
             Self::Terminal { .. } => Reporter::to_stderr(),
         }
     }

@@ -53,8 +53,8 @@ enum Sink<'a> {
     Screen(Option<Screen>),
     /// The log of the action, until a line fails.
     ActionLog(Option<&'a Juju>),
-    /// Nowhere.
-    Silent,
+    /// Nowhere, except for warnings.
+    OnlyWarnings(Box<dyn Write + 'a>),
 }
 
 impl<'a> Reporter<'a> {
@@ -69,9 +69,9 @@ impl<'a> Reporter<'a> {
         Self::new(Sink::ActionLog(Some(juju)))
     }
 
-    /// Reports nothing.
-    pub(super) fn silent() -> Self {
-        Self::new(Sink::Silent)
+    /// Reports only warnings, to standard error.
+    pub(super) fn only_warnings() -> Self {
+        Self::new(Sink::OnlyWarnings(Box::new(std::io::stderr())))
     }
 
     fn new(sink: Sink<'a>) -> Self {
@@ -95,6 +95,9 @@ impl<'a> Reporter<'a> {
     }
 
     fn report_at(&mut self, progress: Progress<'_>, now: Instant, critical: bool) {
+        if matches!(self.sink, Sink::OnlyWarnings(_)) && !matches!(progress, Progress::Warning(_)) {
+            return;
+        }
         match progress {
             Progress::Step(step) => {
                 self.step = Step { name: step.to_owned(), began: now, bytes: None };
@@ -102,6 +105,7 @@ impl<'a> Reporter<'a> {
                 self.waiting.push(printable(step));
             }
             Progress::Message(message) => self.waiting.push(printable(message)),
+            Progress::Warning(warning) => self.waiting.push(format!("warning: {}", printable(warning))),
             Progress::Bytes { done, expected } => self.step.bytes = Some((done, expected)),
         }
         if let Sink::Screen(screen) = &mut self.sink {
@@ -134,7 +138,7 @@ impl<'a> Reporter<'a> {
 impl Sink<'_> {
     fn line(&mut self, line: &str) {
         match self {
-            Self::Lines(out) => {
+            Self::Lines(out) | Self::OnlyWarnings(out) => {
                 let _ = writeln!(out, "{line}");
             }
             Self::ActionLog(juju) => {
@@ -144,7 +148,7 @@ impl Sink<'_> {
                     *juju = None;
                 }
             }
-            Self::Screen(_) | Self::Silent => {}
+            Self::Screen(_) => {}
         }
     }
 }
@@ -303,6 +307,18 @@ mod tests {
     #[test]
     fn a_pipe_gets_only_the_steps() {
         assert_eq!(piped(&[(false, STEP), (false, bytes(1))]), "saving the snapshot\n");
+    }
+
+    #[test]
+    fn a_warning_is_printed_even_if_no_progress_is() {
+        let mut text = Vec::new();
+        let mut reporter = Reporter::new(Sink::OnlyWarnings(Box::new(&mut text)));
+        for progress in [STEP, bytes(1), Progress::Message("recovered"), Progress::Warning("not verified")] {
+            reporter.report_at(progress, Instant::now(), false);
+        }
+        reporter.finish();
+        drop(reporter);
+        assert_eq!(String::from_utf8(text).unwrap(), "warning: not verified\n");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 use test_case::test_case;
 
+use crate::archive::unpack;
 use crate::common::client::{Data, assert_same, decode_base64};
 use crate::common::command::{Out, Run};
 use crate::common::world::{Setup, Version, World};
@@ -179,6 +180,13 @@ fn lists_keys(story: &Story) {
         (Some(1), Some(story.before_deletion + 2))
     );
     assert!(text(world, &["keys", story.archive(), "--wide"]).contains("  LEASE"));
+    let unhashed = unpack(world, &story.archive).join("db");
+    let size = fs::metadata(&unhashed).unwrap().len();
+    fs::OpenOptions::new().write(true).open(&unhashed).unwrap().set_len(size - 32).unwrap();
+    let out = run(world, &["keys", unhashed.to_str().unwrap(), "--quiet"]);
+    assert_eq!(out.stdout.lines().collect::<Vec<_>>(), all);
+    let warning = "warning: the database has no SHA-256 of etcd, so its content could not be verified\n";
+    assert_eq!(out.stderr, warning, "{}", out.describe());
 }
 
 fn gets_values_and_lists_their_history(story: &Story) {
@@ -326,6 +334,11 @@ fn exports(world: &World, archive: &Path) -> PathBuf {
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(refusal(world, &words).contains("exists already"));
     assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 5);
+    for command in ["show", "keys"] {
+        let refused = refusal(world, &[command, file.to_str().unwrap()]);
+        assert!(refused.contains("is a file of exported keys, not an archive"), "{refused}");
+        assert!(refused.contains(&format!("import {} --plan", file.display())), "{refused}");
+    }
     let cut = world.path("cut.jsonl");
     fs::write(&cut, &fs::read(&file).unwrap()[..400]).unwrap();
     let refused = refusal(world, &["import", cut.to_str().unwrap(), "--plan"]);

@@ -15,7 +15,7 @@ impl Render for Outcome {
         let mut text = String::new();
         if let Some(path) = &self.path {
             text += &format!(
-                "{} keys of revision {} are in {} ({}, mode 0600)\n",
+                "{} keys of revision {} are in {} (size {}, mode 0600)\n",
                 self.keys,
                 self.revision,
                 path.display(),

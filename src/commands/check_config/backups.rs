@@ -53,7 +53,8 @@ pub(super) fn check_programs(settings: &Settings, all: &mut Findings) {
     }
     let recipients = settings.encrypt_to.len();
     if recipients > 0 {
-        all.ok("encryption", format!("archives are encrypted for {recipients} recipients"));
+        let noun = if recipients == 1 { "recipient" } else { "recipients" };
+        all.ok("encryption", format!("archives are encrypted for {recipients} {noun}"));
     }
 }
 

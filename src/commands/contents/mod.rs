@@ -160,7 +160,7 @@ fn check_room(dir: &Dir, size: u64, what: &str) -> Result<()> {
 /// Reports warnings next to an output that is only data.
 fn report_warnings(call: &Call<'_>, warnings: &[String]) {
     for warning in warnings {
-        (call.progress())(Progress::Message(&format!("warning: {warning}")));
+        (call.progress())(Progress::Warning(warning));
     }
 }
 
