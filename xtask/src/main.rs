@@ -21,6 +21,7 @@ mod go_server;
 mod interrupt;
 mod kubernetes;
 mod machines;
+mod memory;
 mod moto;
 mod pack;
 mod page;
@@ -77,6 +78,10 @@ Long-running checks:
               --record  write the section of the part that was measured (all parts: always)
               Uploads need rclone, and versitygw in VERSITYGW_BIN or Go. ETCD_3_6_BIN names the
               directory of etcd 3.6, and ETCDBRCTL_BIN gardener's program; both are measured too.
+  memory    Measure the peak memory of the commands on a large database; needs five times its size on the
+            disk, and Go, which builds etcd and versitygw.
+              memory [--size MB] [--record]    (default: 8000 MB)
+              --record  write the table to docs/explanation/performance.md
 
 Nothing is installed on this computer, except by `machines --install`. Downloads go to
 cargo's target directory.";
@@ -96,6 +101,9 @@ fn main() -> ExitCode {
         ["docs", arguments @ ..] => docs::run(arguments),
         ["dist", arguments @ ..] => dist::run(arguments),
         ["bench", arguments @ ..] => bench::run(arguments),
+        ["memory", arguments @ ..] => memory::run(arguments),
+        // `memory` runs each program by it.
+        ["peak", report, program, arguments @ ..] => memory::peak(report, program, arguments),
         ["versions", arguments @ ..] => versions::run(arguments),
         ["etcd"] => etcd::run(),
         ["help" | "--help" | "-h"] => {

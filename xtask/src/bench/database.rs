@@ -62,12 +62,12 @@ pub struct Filler {
 impl Filler {
     /// Creates a filler for the etcd at `endpoint`.
     pub fn new(endpoint: &str, content: Content) -> Self {
-        Self {
-            content,
-            agent: ureq::Agent::new_with_defaults(),
-            url: format!("{endpoint}/v3/kv/txn"),
-            next: 0,
-        }
+        Self::starting_at(endpoint, content, 0)
+    }
+
+    /// Creates a filler whose first object is number `next`.
+    pub fn starting_at(endpoint: &str, content: Content, next: u64) -> Self {
+        Self { content, agent: ureq::Agent::new_with_defaults(), url: format!("{endpoint}/v3/kv/txn"), next }
     }
 
     /// Puts more objects, with `bytes` bytes of values in total.

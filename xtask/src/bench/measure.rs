@@ -78,7 +78,8 @@ fn run_measured(program: &mut Command, watched: Option<&Path>, cost: &mut Cost) 
 /// The number of bytes in a MiB.
 pub const MIB: f64 = 1_048_576.0;
 
-fn peak_memory(status: &str) -> f64 {
+/// Returns the peak memory in `/proc/PID/status`, in MiB; 0 if there is none.
+pub fn peak_memory(status: &str) -> f64 {
     let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     kilobytes.and_then(|text| text.trim().trim_end_matches(" kB").parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
 }

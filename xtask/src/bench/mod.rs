@@ -4,10 +4,10 @@
 //! judged.
 
 mod busy;
-mod database;
+pub mod database;
 mod gardener;
 mod latency;
-mod measure;
+pub mod measure;
 mod options;
 mod page;
 mod report;

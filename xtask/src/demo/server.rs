@@ -13,7 +13,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::command;
 
@@ -33,6 +33,11 @@ pub struct Server {
 impl Server {
     /// Writes the files of a small installation to `home`, and starts etcd.
     pub fn start(home: &Path, bin: &Path) -> Result<Self> {
+        Self::start_with(home, bin, &json!({}))
+    }
+
+    /// Starts etcd as [`start`](Self::start) does, with further settings in its configuration file.
+    pub fn start_with(home: &Path, bin: &Path, more: &Value) -> Result<Self> {
         let [client, peer] = ports()?.map(|port| format!("http://127.0.0.1:{port}"));
         let mut server = Self {
             path: path(bin)?,
@@ -42,7 +47,7 @@ impl Server {
             endpoint: client,
             running: false,
         };
-        server.write_files(home, bin, &peer)?;
+        server.write_files(home, bin, &peer, more)?;
         // From here on, there may be an etcd to stop, even if the script fails.
         server.running = true;
         command::run_checked(command::new(&server.script).arg("start"))?;
@@ -92,9 +97,9 @@ impl Server {
         ]))
     }
 
-    fn write_files(&self, home: &Path, bin: &Path, peer: &str) -> Result<()> {
+    fn write_files(&self, home: &Path, bin: &Path, peer: &str, more: &Value) -> Result<()> {
         let (config, data) = (home.join("etcd.conf.yml"), home.join("data"));
-        let settings = json!({
+        let mut settings = json!({
             "name": "demo",
             "data-dir": data,
             "listen-client-urls": self.endpoint,
@@ -106,6 +111,9 @@ impl Server {
             // The largest quota that etcd recommends: the benchmark exceeds the default of 2 GiB.
             "quota-backend-bytes": 8_u64 << 30,
         });
+        if let (Some(settings), Some(more)) = (settings.as_object_mut(), more.as_object()) {
+            settings.extend(more.clone());
+        }
         let site = json!({
             "endpoint": self.endpoint,
             "data-dir": data,
