@@ -405,15 +405,16 @@ fn a_locked_bucket_accepts_archives_and_refuses_deletion() {
     }
     let entries = bucket.entries().unwrap();
     assert_eq!(entries.len(), 2, "{entries:?}");
-    let lock = match Kind::of_this_run() {
+    let (lock, code) = match Kind::of_this_run() {
         // It does not report the lock of an object, only the rule of its bucket.
-        Kind::Versitygw => "object lock keeps each object for 1 day",
-        _ => "object lock keeps it until 2",
+        Kind::Versitygw => ("object lock keeps each object for 1 day", "AccessDenied"),
+        Kind::Minio => ("object lock keeps it until 2", "InvalidRequest"),
+        _ => ("object lock keeps it until 2", "AccessDenied"),
     };
     // moto loses the lock of an object that was uploaded in parts.
     for entry in entries.iter().filter(|entry| entry.name == "c/m/a.tar.gz") {
         let error = format!("{:#}", bucket.delete(entry).unwrap_err());
-        for part in [lock, "(COMPLIANCE)", " returned AccessDenied: "] {
+        for part in [lock, "(COMPLIANCE)", &format!(" returned {code}: ")] {
             assert!(error.contains(part), "no {part} in {error}");
         }
     }
@@ -627,7 +628,10 @@ fn encryption_is_requested_for_every_object() {
             bucket.add(NAME, &file, &sha256, &mut |_| {}).unwrap();
             bucket.delete(&bucket.entries().unwrap()[0]).unwrap();
         }
-        assert_eq!(faults.seen("", header).len(), 2, "{more}");
+        // MinIO reports no encryption when an upload starts, so a test object is stored before each.
+        let seen = faults.seen("", header);
+        let of_archives = seen.iter().filter(|head| !head.contains(".probe "));
+        assert_eq!(of_archives.count(), 2, "{more}: {seen:?}");
     }
     let bad = described(server.port, "encryption: s3\nkms-key: x");
     assert!(s3_store::open(&bad, &key("a", "b"), Clock::at(Timestamp::now())).is_err());
@@ -688,7 +692,8 @@ fn an_object_stored_unencrypted_is_deleted_or_reported() {
     let faults = Faults::before(server.port);
     let bucket = opened(&described(faults.port, "encryption: s3"), &key(&server.access_key, SECRET));
     let drop_it = || {
-        faults.inject("HEAD", NAME, Fault::DropHeader("x-amz-server-side-encryption"), usize::MAX);
+        // Not that of the test object.
+        faults.inject("HEAD", ".tar.gz ", Fault::DropHeader("x-amz-server-side-encryption"), usize::MAX);
     };
     drop_it();
     let error = put_fails(&bucket, MIB);

@@ -44,8 +44,10 @@ def start(port):
             (certificates / "private.key").write_bytes(pathlib.Path(private).read_bytes())
         words = ["server", "--quiet", "--address", address, "--certs-dir", str(certificates), str(data)]
         environment |= {"MINIO_ROOT_USER": ACCESS_KEY, "MINIO_ROOT_PASSWORD": secret, "MINIO_BROWSER": "off"}
-        # A key for encryption by the server itself, and by its key service.
-        environment["MINIO_KMS_SECRET_KEY"] = "etcd:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+        # A key for encryption by the server itself, and by its key service. Its name is the one that the tests request.
+        environment["MINIO_KMS_SECRET_KEY"] = "alias/etcd:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+        # Buckets are addressed by host name below this one.
+        environment["MINIO_DOMAIN"] = "s3.us-east-1.amazonaws.com"
     return spawn([program, *words], environment)
 
 
