@@ -49,7 +49,7 @@ pub(super) fn report(
     code
 }
 
-/// Describes an action whose outcome could not be reported.
+/// Describes an action with an outcome that could not be reported.
 fn unreported(command: &Command, results: &Results, outcome: &Result<(), ActionError>) -> UnreportedAction {
     let revision = results.pairs().find(|(key, _)| *key == "restore.revision");
     let result = match (outcome, revision) {

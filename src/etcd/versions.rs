@@ -93,7 +93,7 @@ const CANNOT_READ_OLD_LOGS: Feature =
     Feature::since(&[(3, 7, 0)], "`etcd` panics on the log of 3.5 and older")
         .here("a restore over such data is refused: it needs the programs of the older etcd")
         .source("tried with 3.7.3 on data of 3.4.23; `server/etcdserver/server.go` `applyEntryNormal`");
-/// The first minor version whose logs are read by every later one.
+/// The first minor version that writes logs which every later one reads.
 const FIRST_NEW_LOG: (u32, u32) = (3, 6);
 
 /// All differences, the oldest first. Those without a name of their own need no distinction: the code works with both

@@ -111,7 +111,7 @@ impl Juju {
         Ok(into_secrets(self.query_secret("secret-get", &[id, "--refresh", "--format=json"])?))
     }
 
-    /// Runs a tool whose output must not appear in an error.
+    /// Runs a tool. Its output must not appear in an error.
     fn query_secret<T: serde::de::DeserializeOwned>(&self, tool: &str, arguments: &[&str]) -> Result<T> {
         let output = self.run(tool, TIMEOUT, arguments)?;
         serde_json::from_slice(&output.stdout).map_err(|_| anyhow!("{tool} did not print the expected JSON"))

@@ -15,7 +15,7 @@ const NAME: &str = ".unreported-action.json";
 /// How long the status of the unit mentions the action.
 const SHOWN_FOR: SignedDuration = SignedDuration::from_hours(24);
 
-/// An action that ended, and whose outcome Juju does not know.
+/// An action that ended. Juju does not know its outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnreportedAction {
     action: String,

@@ -58,7 +58,7 @@ impl ChangeCounts {
         }
     }
 
-    /// Counts all differences between two states, whose keys must have digests.
+    /// Counts all differences between two states. Their keys must have digests.
     ///
     /// # Errors
     /// Fails if an index cannot be read.
@@ -99,7 +99,7 @@ impl<'a> Side<'a> {
 }
 
 impl<'a> KeyChanges<'a> {
-    /// Compares two states, whose keys must have digests.
+    /// Compares two states. Their keys must have digests.
     ///
     /// # Errors
     /// Fails if an index cannot be read.
