@@ -50,7 +50,7 @@ fn web_identity(storage: &Loopback, tokens: &Loopback, file: &Path) -> Repositor
     opened_with(&web_identity_settings(storage, tokens, file), MetadataServices::default())
 }
 
-/// Returns the environment of a container whose endpoint has this URL.
+/// Returns the environment of a container with an endpoint at this URL.
 fn container_environment(url: String, token_file: Option<&Path>) -> CloudEnvironment {
     let container = ContainerVariables { url, token_file: token_file.map(Path::to_owned), token: None };
     let amazon = AmazonEnvironment { container: Some(container), ..AmazonEnvironment::default() };

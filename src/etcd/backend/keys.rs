@@ -51,7 +51,7 @@ pub struct History {
 }
 
 impl Backend {
-    /// Returns the oldest revision whose state can be read: that of the last compaction, or 1.
+    /// Returns the oldest revision of which the state can be read: that of the last compaction, or 1.
     ///
     /// # Errors
     /// Fails if the file cannot be read or is corrupt.

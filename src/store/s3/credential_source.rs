@@ -108,7 +108,7 @@ fn role_in(config: &S3Config, environment: &CloudEnvironment) -> Result<Role> {
     .into())
 }
 
-/// Prepares a role whose security token service is reached like the bucket.
+/// Prepares a role. Its security token service is reached like the bucket.
 fn web_identity(config: &S3Config, identity: WebIdentity, environment: &CloudEnvironment) -> Result<Role> {
     let agent = config.connection().login_agent(&identity.server, &environment.proxies)?;
     Ok(Role::WebIdentity(WebIdentityRole::new(identity, agent)))

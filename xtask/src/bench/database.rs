@@ -65,7 +65,7 @@ impl Filler {
         Self::starting_at(endpoint, content, 0)
     }
 
-    /// Creates a filler whose first object is number `next`.
+    /// Creates a filler that begins with object number `next`.
     pub fn starting_at(endpoint: &str, content: Content, next: u64) -> Self {
         Self { content, agent: ureq::Agent::new_with_defaults(), url: format!("{endpoint}/v3/kv/txn"), next }
     }

@@ -70,6 +70,7 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     let versitygw = go_server::VERSITYGW.ensure(&target)?.context("versitygw needs Go")?;
     let bed = TestBed::new(&programs, &versitygw)?;
     bed.fill(options.megabytes)?;
+    bed.compact()?;
     let (megabytes, keys) = (bed.megabytes()?, bed.keys()?);
     println!("the database has {megabytes} MB and {keys} keys");
     let mut rows = Vec::new();
