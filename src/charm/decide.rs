@@ -130,7 +130,7 @@ fn installation(facts: &Facts) -> Vec<Step> {
     if facts.is_installed { Vec::new() } else { vec![Step::Install] }
 }
 
-/// Returns the plan for a unit whose etcd has to run.
+/// Returns the plan for a unit that has to run its etcd.
 fn run_plan(facts: &Facts) -> Plan {
     let mut steps = Vec::new();
     // An interrupted installation is continued, even if all programs exist.

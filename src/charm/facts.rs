@@ -55,7 +55,7 @@ pub struct Facts {
     pub has_install_guard: bool,
     /// Whether etcd is running.
     pub is_running: bool,
-    /// The version of the release whose programs are prepared for the next restart.
+    /// The version of the release that is prepared for the next restart.
     pub prepared_upgrade: Option<String>,
     /// Why the last upgrade is not tried again. etcd runs with its earlier programs.
     pub failed_upgrade: Option<Refusal>,

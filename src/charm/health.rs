@@ -134,7 +134,7 @@ fn describe_voters(voters: &Voters) -> String {
     }
 }
 
-/// Returns the status of a unit whose etcd answers without a leader, or `None` if no other unit ever had a member.
+/// Returns the status of a unit with an etcd that answers without a leader, or `None` if no other unit ever had a member.
 fn without_leader(facts: &Facts) -> Option<Status> {
     let voters = announced_voters(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir);
     if !voters.iter().any(|voter| voter.current_members().is_ok()) {
@@ -150,7 +150,7 @@ fn without_leader(facts: &Facts) -> Option<Status> {
     ))
 }
 
-/// Returns the status of a unit whose cluster has no majority, or `None` if no other unit ever had a member. `stop` is
+/// Returns the status of a unit in a cluster without a majority, or `None` if no other unit ever had a member. `stop` is
 /// the command that stops etcd.
 ///
 /// The members of units that are gone cannot be removed without a majority, and a restore is refused as long as there are

@@ -18,7 +18,7 @@ pub const PEER_ENDPOINT: &str = "cluster";
 /// The endpoint of the provider of certificates in `metadata.yaml`.
 pub const CERTIFICATES_ENDPOINT: &str = "certificates";
 
-/// How long an etcd whose address has changed may take to connect to the other members.
+/// How long an etcd may take to connect to the other members after its address has changed.
 const RECONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Returns the facts from Juju and from the data of the other units. `urls` is where others reach this unit; the error is the problem with
