@@ -162,8 +162,11 @@ fn a_stuck_upload_fails_no_backup_and_can_be_given_up() {
     assert_eq!((given.get("given-up"), given.get("count")), (format!("near/{stuck}"), "0".to_owned()));
     assert!(waiting(&world).is_empty());
     assert!(world.target().join(&stuck).exists(), "giving up the upload removed the archive");
+    // It is not as long as its run has recorded.
     let check = run(&world, "check", &[&target]);
-    assert_eq!(check.status.code(), Some(0), "{}", check.describe());
+    let is_damaged = check.stdout.contains(&format!("; {stuck} is damaged"));
+    assert!(check.status.code() == Some(1) && is_damaged, "{}", check.describe());
+    assert!(check.stdout.contains("pending=0"), "{}", check.describe());
     let none = unit.run("upload", &[&target, "plan=true"]).completed();
     assert_eq!((none.get("uploads"), none.get("count")), ("none".to_owned(), "0".to_owned()));
 }
