@@ -25,6 +25,7 @@ mod memory;
 mod moto;
 mod pack;
 mod page;
+mod s3_server;
 mod test;
 mod versions;
 mod workspace;

@@ -3,13 +3,11 @@
 //! versitygw is built if it is missing. MinIO and Ceph take long to fetch, so they are used only if `cargo xtask buckets` has
 //! fetched them. A server that is missing is printed, and not measured.
 
-use std::fs::{self, Permissions};
-use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::Bench;
@@ -17,18 +15,15 @@ use super::measure::{MIB, chain};
 use super::report::{Limit, Row};
 use super::snapshots::is_installed;
 use crate::go_server::{MINIO, VERSITYGW};
-use crate::{ceph, command, moto, workspace};
+use crate::s3_server::{BUCKET, S3Server, SECRET};
+use crate::{ceph, command, workspace};
 
-const SECRET: &str = "bench-secret";
-const BUCKET: &str = "backups";
-/// The script that starts a server, for the tests and here. It runs with the Python of moto, which has a client of S3.
-const SCRIPT: &str = "tests/it/common/s3/program_server.py";
 /// Without it, rclone waits a second for permission before it sends an object or a part, which versitygw does not give.
 const EAGER: &str = "--expect-continue-timeout=0";
 
 /// A server that is fetched.
 struct Installed {
-    /// Its name in [`SCRIPT`].
+    /// Its name in [`S3Server::start`].
     kind: &'static str,
     /// Its name in the table.
     name: &'static str,
@@ -55,32 +50,13 @@ fn installed(target: &Path) -> Result<Vec<Installed>> {
     Ok(found.collect())
 }
 
-/// A running server; dropping it stops it.
-struct S3Server {
-    child: Child,
+/// A running server, and rclone as its client.
+struct Remote {
+    server: S3Server,
     provider: &'static str,
-    endpoint: String,
-    access_key: String,
 }
 
-impl S3Server {
-    /// Starts the server with a bucket. It stores its objects in `dir`.
-    fn start(server: &Installed, target: &Path, dir: &Path) -> Result<Self> {
-        fs::create_dir_all(dir.join(BUCKET))?;
-        let mut python = command::new(moto::ensure(target)?.join("bin/python"));
-        let script = workspace::root()?.join(SCRIPT);
-        python.arg("-I").arg(script).arg(server.kind).arg(&server.program).args([SECRET, "", ""]).arg(dir);
-        // The server ends with its standard input.
-        let mut child = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let output = child.stdout.take().context("the script has no output")?;
-        let mut line = String::new();
-        BufReader::new(output).read_line(&mut line)?;
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let [port, access_key, _] = words[..] else { anyhow::bail!("{} does not start", server.name) };
-        let (endpoint, access_key) = (format!("http://127.0.0.1:{port}"), access_key.to_owned());
-        Ok(Self { child, provider: server.provider, endpoint, access_key })
-    }
-
+impl Remote {
     /// Returns rclone with this server as the remote `bench:`.
     fn rclone(&self, arguments: &[&str]) -> Command {
         let mut rclone = command::new("rclone");
@@ -89,9 +65,9 @@ impl S3Server {
         for (name, value) in [
             ("TYPE", "s3"),
             ("PROVIDER", self.provider),
-            ("ACCESS_KEY_ID", &*self.access_key),
+            ("ACCESS_KEY_ID", &*self.server.access_key),
             ("SECRET_ACCESS_KEY", SECRET),
-            ("ENDPOINT", &*self.endpoint),
+            ("ENDPOINT", &*self.server.endpoint),
         ] {
             rclone.env(format!("RCLONE_CONFIG_BENCH_{name}"), value);
         }
@@ -107,13 +83,6 @@ impl S3Server {
     }
 }
 
-impl Drop for S3Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 impl Bench {
     /// Measures the upload of an archive to each server. Ours includes reading it back from the server.
     pub fn measure_uploads(&self, rounds: usize) -> Result<Vec<Row>> {
@@ -124,23 +93,24 @@ impl Bench {
         let target = workspace::target_directory()?;
         let mut rows = Vec::new();
         for server in installed(&target)? {
-            let running = S3Server::start(&server, &target, &self.path(server.kind))?;
-            rows.extend(self.measure_uploads_to(&running, server.name, rounds)?);
+            let Installed { kind, name, provider, program } = server;
+            let running = S3Server::start(kind, &program, &self.path(kind))?;
+            rows.extend(self.measure_uploads_to(&Remote { server: running, provider }, name, rounds)?);
         }
         Ok(rows)
     }
 
-    fn measure_uploads_to(&self, server: &S3Server, name: &str, rounds: usize) -> Result<Vec<Row>> {
+    fn measure_uploads_to(&self, remote: &Remote, name: &str, rounds: usize) -> Result<Vec<Row>> {
         let row = |what: String, limit| Row { what, limit, values: Vec::new() };
         let mut rows = Vec::new();
         for round in 1..=rounds {
             println!("uploads to {name}, round {round} of {rounds}");
-            let archive = self.queue_archive(server)?;
+            let archive = self.queue_archive(&remote.server)?;
             // Before and after ours, because a disk may become slower the more is written to it.
-            let before = server.copy_with_rclone(&archive, &[])?;
+            let before = remote.copy_with_rclone(&archive, &[])?;
             let (ours, _) = chain(&mut [self.etcd_backup("upload", &[])], Some(&self.path("nothing")))?;
-            let rclone = f64::midpoint(before, server.copy_with_rclone(&archive, &[])?);
-            let eager = server.copy_with_rclone(&archive, &[EAGER])?;
+            let rclone = f64::midpoint(before, remote.copy_with_rclone(&archive, &[])?);
+            let eager = remote.copy_with_rclone(&archive, &[EAGER])?;
             if rows.is_empty() {
                 let size = fs::metadata(&archive)?.len() as f64 / MIB;
                 rows = vec![
@@ -171,17 +141,7 @@ impl Bench {
         // This fails at once and leaves the archive in the queue.
         let status = self.etcd_backup("snapshot", &["--quiet"]).stderr(Stdio::null()).status()?;
         ensure!(!status.success(), "the archive was stored in a directory that is not mounted");
-        fs::write(
-            self.path("credentials"),
-            format!(
-                "[default]\naws_access_key_id = {}\naws_secret_access_key = {SECRET}\n",
-                server.access_key
-            ),
-        )?;
-        fs::set_permissions(self.path("credentials"), Permissions::from_mode(0o600))?;
-        let credentials = self.path("credentials");
-        let bucket = json!({"bucket": BUCKET, "endpoint": server.endpoint, "credentials-file": credentials});
-        self.write_settings("bucket", &json!({"s3": bucket}))?;
+        self.write_settings("bucket", &server.destination(&self.path("credentials"))?)?;
         chain(&mut [self.etcd_backup("upload", &["--move", "later/bucket"])], None)?;
         Ok(self.archive()?.display().to_string())
     }

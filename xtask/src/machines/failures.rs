@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::charm::empty;
 use super::deployment::{APPLICATION, Deployment};
-use super::load::{Load, longest_pause, write_credentials};
+use super::load::{Load, longest_pause};
 use super::machine::Machine;
 use super::network::Network;
 use super::restarts::MAX_PAUSE;
@@ -165,13 +165,7 @@ impl<'m> Scene<'m> {
         let model = &self.deployment.model;
         let text = client(&self.deployment)?.check_same(model, &model.units(APPLICATION))?;
         let text: Databag = text.context("there is no unit")?;
-        write_credentials(self.hub, CLIENT_TLS, &text)?;
-        let endpoints = &text["connection_string"];
-        match &self.load {
-            Some(load) => load.use_endpoints(endpoints)?,
-            None => self.load = Some(Load::start(self.hub, endpoints, CLIENT_TLS, WRITE_INTERVAL)?),
-        }
-        Ok(())
+        Load::serve(&mut self.load, self.hub, &text, CLIENT_TLS, WRITE_INTERVAL)
     }
 
     /// Stops the client, and compares the data of all members.

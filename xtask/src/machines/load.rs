@@ -45,6 +45,23 @@ pub struct Write {
 }
 
 impl<'m> Load<'m> {
+    /// Gives the client on `machine` the content `text` of the relation `db`: starts it, or has it use other endpoints.
+    pub fn serve(
+        client: &mut Option<Self>,
+        machine: &'m Machine,
+        text: &Databag,
+        tls: &str,
+        pause: Duration,
+    ) -> Result<()> {
+        write_credentials(machine, tls, text)?;
+        let endpoints = &text["connection_string"];
+        match client {
+            Some(load) => load.use_endpoints(endpoints)?,
+            None => *client = Some(Self::start(machine, endpoints, tls, pause)?),
+        }
+        Ok(())
+    }
+
     /// Starts to write to `endpoints`, with the client certificate in `tls`. Pauses between the writes.
     pub fn start(machine: &'m Machine, endpoints: &str, tls: &str, pause: Duration) -> Result<Self> {
         let variables = vec![

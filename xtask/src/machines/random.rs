@@ -24,7 +24,7 @@ use self::steps::{Event, MACHINES, Random, State, Step};
 use self::summary::{Outcome, Summary};
 use super::charm::empty;
 use super::deployment::{AccidentKind, Deployment, agent};
-use super::load::{Load, longest_pause, write_credentials};
+use super::load::{Load, longest_pause};
 use super::machine::Machine;
 use super::network::Network;
 use super::scaling::{client, deployment_on, release, remove_files_of_earlier_unit};
@@ -347,13 +347,7 @@ impl<'m> Run<'m> {
         else {
             return Ok(());
         };
-        write_credentials(self.hub, CLIENT_TLS, &text)?;
-        let endpoints = &text["connection_string"];
-        match &self.load {
-            Some(load) => load.use_endpoints(endpoints)?,
-            None => self.load = Some(Load::start(self.hub, endpoints, CLIENT_TLS, WRITE_INTERVAL)?),
-        }
-        Ok(())
+        Load::serve(&mut self.load, self.hub, &text, CLIENT_TLS, WRITE_INTERVAL)
     }
 
     /// Writes the hooks that have run and the journal of each machine into cargo's target directory.

@@ -3,7 +3,6 @@
 //! The database is that of a real etcd, with the benchmark's objects. Only limits that the documents state are judged.
 
 mod options;
-mod s3_server;
 mod test_bed;
 mod usage;
 

@@ -10,9 +10,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::s3_server::S3Server;
 use crate::bench::database::{Content, Filler};
 use crate::demo::server::Server;
+use crate::s3_server::S3Server;
 use crate::{command, workspace};
 
 /// The first object of each thread that fills the database.
@@ -22,7 +22,7 @@ const FIRST_LATER_OBJECT: u64 = 3 << 30;
 /// The bytes of values that a thread puts between two looks at the size of the database.
 const STEP: u64 = 20_000_000;
 /// To count the keys of a large database takes longer than etcdctl's default of five seconds on a busy machine.
-const PATIENCE: &str = "--command-timeout=300s";
+const COMMAND_TIMEOUT: &str = "--command-timeout=300s";
 /// A key that [`Filler`] puts.
 pub const KEY: &str = "/registry/pods/namespace-0/pods-00000000";
 /// An age key for these archives only.
@@ -69,7 +69,7 @@ impl TestBed {
             "snapshot-count": 500,
         });
         let server = Server::start_with(home.path(), bin, &more)?;
-        let s3 = S3Server::start(versitygw, &path("s3"))?;
+        let s3 = S3Server::start("versitygw", versitygw, &path("s3"))?;
         fs::write(path("identity"), format!("{IDENTITY}\n"))?;
         fs::set_permissions(path("identity"), Permissions::from_mode(0o600))?;
         let bucket = s3.destination(&path("credentials"))?;
@@ -154,7 +154,7 @@ impl TestBed {
     }
 
     fn ask(&self, arguments: &[&str]) -> Result<String> {
-        let patient = [&[PATIENCE], arguments].concat();
+        let patient = [&[COMMAND_TIMEOUT], arguments].concat();
         command::output(&mut self.server.etcdctl(&patient))
     }
 }
