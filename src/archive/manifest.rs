@@ -48,7 +48,8 @@ pub struct Manifest {
     /// Whether it contains data that a restore replaced. Such a snapshot is never selected as `latest`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub before_restore: bool,
-    /// The hash by etcd of all keys and values at that revision, if it is known.
+    /// The hash of all keys and values at that revision, as etcd calculates it. `None` if versions of etcd calculate it
+    /// differently, or if too many keys have changed since the last compaction.
     pub content_hash: Option<ContentHash>,
     /// The data of Kubernetes in the snapshot. `None` if the snapshot has no such data, or if the manifest is older than
     /// this field.

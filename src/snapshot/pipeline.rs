@@ -24,7 +24,7 @@ use crate::archive::included::IncludedFiles;
 use crate::archive::manifest::Manifest;
 use crate::archive::{self, Contents, Encryption, Packer, human_size};
 use crate::error::Interrupted;
-use crate::etcd::backend::{Backend, ContentSummary, KubernetesData};
+use crate::etcd::backend::{Backend, KubernetesData};
 use crate::etcd::client::ContentHash;
 use crate::etcd::etcdutl;
 use crate::etcd::incoming::IncomingSnapshot;
@@ -286,32 +286,14 @@ impl<'a> Pipeline<'a> {
             });
             let content = Backend::from_file(second, &dir.path().join(archive::DB)).and_then(|snapshot| {
                 let (revision, total_keys) = (snapshot.revision()?, snapshot.record_count(&goes_on)?);
-                let (keys, content_hash, kubernetes) = self.content(&snapshot, revision, &goes_on)?;
+                // Without its content, the snapshot is still good.
+                let (content, kubernetes) = snapshot.content_and_kubernetes(&goes_on).unwrap_or_default();
+                let (keys, content_hash) = (content.map(|of| of.keys), content.and_then(|of| of.hash));
                 Ok(Inspection { total_keys, revision, keys, content_hash, kubernetes })
             });
             structure.and_then(join)?;
             content
         })
-    }
-
-    /// Returns the number of live keys, the hash of the content and the Kubernetes data. If the snapshot does not reveal
-    /// the first two, etcd is queried. That may fail too: etcd may have compacted the revision since, or be too busy.
-    /// The snapshot is still good.
-    fn content(
-        &self,
-        snapshot: &Backend,
-        revision: i64,
-        goes_on: &dyn Fn() -> Result<()>,
-    ) -> Result<(Option<u64>, Option<ContentHash>, Option<KubernetesData>)> {
-        let (content, kubernetes) = snapshot.content_and_kubernetes(goes_on).unwrap_or_default();
-        if let Some(ContentSummary { keys, hash: Some(hash) }) = content {
-            return Ok((Some(keys), Some(hash), kubernetes));
-        }
-        let Source::Serving(client) = self.source else { return Ok((None, None, kubernetes)) };
-        goes_on()?;
-        let keys = client.count_keys(revision).ok();
-        goes_on()?;
-        Ok((keys, client.content_hash(revision).ok(), kubernetes))
     }
 
     /// Waits for the digest of the database that is read back. While waiting, frees the disk space of packed data:
