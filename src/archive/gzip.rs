@@ -22,8 +22,9 @@ use std::thread::{Builder, JoinHandle};
 
 /// The bytes that are deflated at a time. Smaller blocks compress worse, larger ones take more memory.
 const BLOCK: usize = 1 << 20;
-/// Writing to the disk is started after this many bytes, so that the final sync has little to wait for.
-const WRITEBACK_SIZE: u64 = 8 << 20;
+/// Writing to the disk is started after this many bytes, so that the final sync has little to wait for. etcd's own writes
+/// wait for those that were started before: the 99th percentile of its puts was 45 ms with 8 MiB, and 39 ms with 1 MiB.
+const WRITEBACK_SIZE: u64 = 1 << 20;
 /// Magic number, deflate, no flags, no time, no level, Unix (RFC 1952).
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
 /// An empty stored block, on a byte boundary.
