@@ -155,6 +155,29 @@ fn json_documents_about_copies_match_their_schemas() {
     fs::remove_file(path).unwrap();
 }
 
+/// The location of the copy does not fit in 80 columns.
+#[test]
+fn the_table_of_a_list_distinguishes_an_archive_from_its_copy() {
+    let world = World::plain(Version::V35);
+    let elsewhere = world.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let settings = world.path("config.yaml");
+    let destination = format!("directory: {}, mount: none", elsewhere.display());
+    fs::write(&settings, format!("destinations: {{second-data-center: {{{destination}}}}}\n")).unwrap();
+    let with_settings = |words: &[&str]| {
+        let mut run = world.action(PROGRAM, words);
+        run.env("ETCD_BACKUP", &settings);
+        Run::start(run, &world.path("runs")).finish()
+    };
+    let target = world.to_target();
+    let saved = with_settings(&["backup", &target]);
+    assert!(saved.stdout.ends_with("second-data-center: uploaded\n"), "{}", saved.describe());
+    let listed = with_settings(&["list", &target]);
+    let rows: Vec<&str> = listed.stdout.lines().filter(|line| line.starts_with("etcd-snapshot-")).collect();
+    let copies = rows.iter().filter(|row| row.contains("  second-data-center/"));
+    assert_eq!((rows.len(), copies.count()), (2, 1), "{}", listed.stdout);
+}
+
 #[test]
 fn json_documents_of_changes_match_their_schemas() {
     let world = World::plain(Version::V35);

@@ -10,6 +10,7 @@ use crate::schedule::runs::Run;
 use crate::system::text::replace_control;
 use jiff::Timestamp;
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// What an empty cell shows.
 const NOTHING: &str = "-";
@@ -25,6 +26,11 @@ type Cell = fn(&Row) -> String;
 
 /// The columns of the wide table that are shown only if an archive has a value for them.
 const OPTIONAL: [(&str, Cell); 2] = [("LABELS", labels_of), ("NOTE", note)];
+
+/// The columns of the narrow table that are shown as far as there is room.
+const NARROW: [(&str, Cell); 5] =
+    [("LABELS", labels_of), ("REVISION", revision), ("VERIFIED", verified), LOCATION, ("KEPT", kept)];
+const LOCATION: (&str, Cell) = ("LOCATION", location);
 
 impl Render for Outcome {
     fn juju(&self) -> Results {
@@ -115,7 +121,8 @@ fn wide(rows: &[Row]) -> String {
     columns(&head, &lines)
 }
 
-/// A table of at most 80 columns. What is the same in every row is said once, below it.
+/// A table of at most 80 columns, unless archives with the same name need their locations. What is the same in every row
+/// is said once, below it.
 fn narrow(rows: &[Row], now: Timestamp) -> String {
     let mut head = vec!["NAME", "AGE", "SIZE"];
     let seconds =
@@ -125,14 +132,10 @@ fn narrow(rows: &[Row], now: Timestamp) -> String {
         .map(|row| vec![row.name.clone(), age(seconds(row)), human_size(row.size_bytes)])
         .collect();
     let mut common = Vec::new();
-    let optional: [(&str, Cell); 5] = [
-        ("LABELS", labels_of),
-        ("REVISION", revision),
-        ("VERIFIED", verified),
-        ("LOCATION", |row| row.folder.clone()),
-        ("KEPT", kept),
-    ];
-    for (name, cell) in optional {
+    let required = has_repeated_name(rows).then_some(LOCATION);
+    let is_required = |name: &str| required.is_some_and(|(required, _)| required == name);
+    let optional = NARROW.into_iter().filter(|(name, _)| !is_required(name));
+    for (name, cell) in required.into_iter().chain(optional) {
         let column: Vec<String> = rows.iter().map(cell).collect();
         let same = column.iter().all(|value| *value == column[0]);
         if same && column[0] != NOTHING {
@@ -141,7 +144,7 @@ fn narrow(rows: &[Row], now: Timestamp) -> String {
         let width = |line: &[String]| line.iter().map(|cell| cell.chars().count() + 2).sum::<usize>();
         let widest = cells.iter().map(|line| width(line)).max().unwrap_or(0);
         let own = column.iter().map(|cell| cell.chars().count()).max().unwrap_or(0).max(name.len());
-        if same || widest + own > WIDTH {
+        if same || (widest + own > WIDTH && !is_required(name)) {
             continue;
         }
         head.push(name);
@@ -156,8 +159,18 @@ fn narrow(rows: &[Row], now: Timestamp) -> String {
     text
 }
 
+/// Whether two archives have the same name, such as one and its copy in a bucket.
+fn has_repeated_name(rows: &[Row]) -> bool {
+    let names: BTreeSet<&str> = rows.iter().map(|row| &*row.name).collect();
+    names.len() < rows.len()
+}
+
 fn revision(row: &Row) -> String {
     row.held.as_ref().map_or_else(|| NOTHING.to_owned(), |held| held.revision.to_string())
+}
+
+fn location(row: &Row) -> String {
+    row.folder.clone()
 }
 
 fn labels_of(row: &Row) -> String {
@@ -198,7 +211,7 @@ fn cells(row: &Row) -> [String; 7] {
         row.created.clone(),
         revision(row),
         human_size(row.size_bytes),
-        row.folder.clone(),
+        location(row),
         verified,
         or_nothing(Some(why).filter(|why| !why.is_empty())),
     ]
