@@ -1,4 +1,4 @@
-//! The names of archives. They sort as time within one second's grain; the manifest knows better.
+//! The names of archives. They sort by time, to the second.
 
 use crate::system::clock::{format_timestamp, parse_timestamp};
 use jiff::Timestamp;

@@ -8,7 +8,6 @@ use super::lost_manifest;
 use super::record::{ArchiveIdentity, Record, archive_of, record_name};
 use super::retention::Policy;
 use super::sidecar::{Sidecar, is_encrypted, is_sidecar, sidecar_name};
-use crate::archive::name::distinct_name;
 use crate::archive::tail::manifest_at_end;
 use crate::error::describe_inline;
 use crate::progress::Sink;
@@ -323,23 +322,23 @@ impl Repository {
         }))
     }
 
-    /// Returns the archive of this name that a run of this machine made. A destination had another archive of the name if
-    /// ours has a distinct one there.
+    /// Returns the archive of this name that a run of this machine made. In a destination it has a distinct name if there
+    /// was another archive of its own one.
     fn made_as(&self, name: &str) -> Option<MadeArchive> {
         let Some((folder, file)) = name.rsplit_once('/') else { return self.made.get(name).cloned() };
-        let is_in_folder = |made: &MadeArchive| made.folder.as_deref() == Some(&*format!("{folder}/"));
-        let in_folder = || self.made.iter().filter(|(_, made)| is_in_folder(made));
-        let distinct =
-            |name: &str, made: &MadeArchive| made.sha256.as_ref().map(|sha256| distinct_name(name, sha256));
-        let has_plain_name = |made: &MadeArchive| {
-            distinct(name, made).is_none_or(|distinct| matches!(self.store.head(&distinct), Ok(None)))
+        let folder = format!("{folder}/");
+        let mut in_folder = self.made.iter().filter(|(_, made)| made.folder.as_ref() == Some(&folder));
+        let is_this = |own_name: &str, made: &MadeArchive| match own_name == file {
+            true => !self.has_distinct_name(name, made),
+            false => made.distinct_name(own_name).as_deref() == Some(file),
         };
-        match in_folder().find(|(plain, _)| *plain == file) {
-            Some((_, made)) => has_plain_name(made).then(|| made.clone()),
-            None => in_folder()
-                .find(|(plain, made)| distinct(plain, made).as_deref() == Some(file))
-                .map(|(_, made)| made.clone()),
-        }
+        let (_, made) = in_folder.find(|(own_name, made)| is_this(own_name, made))?;
+        Some(made.clone())
+    }
+
+    /// Whether `made` has a distinct name in the destination, next to another archive with this `name`.
+    fn has_distinct_name(&self, name: &str, made: &MadeArchive) -> bool {
+        made.distinct_name(name).is_some_and(|distinct| !matches!(self.store.head(&distinct), Ok(None)))
     }
 
     /// Returns the current state of `entry`, and its blob.
