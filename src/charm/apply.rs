@@ -73,7 +73,7 @@ impl Executor<'_> {
             }
             Step::Stop => {
                 systemd::disable(method.systemd_unit())?;
-                method.service().stop(database_size(data_dir))
+                method.service().stop_or_end(database_size(data_dir))
             }
             Step::RemoveGuard => remove_drop_in(*method),
             Step::UpdatePorts => match self.facts.certificates {
@@ -157,7 +157,7 @@ impl Executor<'_> {
         let refusal = error.downcast_ref::<Refusal>();
         let reason = refusal.map_or_else(|| format!("{error:#}"), |refusal| refusal.reason.clone());
         // systemd may be about to start the new etcd again.
-        method.service().stop(database_size(data_dir))?;
+        method.service().stop_or_end(database_size(data_dir))?;
         install::upgrade::roll_back(&reason)?;
         match self.start_installed() {
             Ok(()) => Err(install::upgrade::failure_of(&reason).into()),

@@ -8,20 +8,20 @@ use crate::system::process::Program;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// The time for a graceful stop. Requests that had been received are answered in milliseconds, and the last writes are
-/// in the database after 100 ms (`--backend-batch-interval`).
-const GRACE: Duration = Duration::from_secs(1);
-/// The interval at which the data is checked.
-const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// The time for a graceful stop that does not wait for clients. Requests that had been received are answered in milliseconds, and
+/// the last writes are in the database after 100 ms (`--backend-batch-interval`).
+pub(super) const SHORT_GRACE: Duration = Duration::from_secs(1);
+/// The time for any graceful stop. etcd gives up its clients after 7 s, but 3.4.23 was seen to hang until systemd ended it after 90 s.
+pub(super) const LONG_GRACE: Duration = Duration::from_secs(20);
 /// The time for systemd to respond.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Orders systemd to stop `unit`, waits until `has_closed` returns true, and ends its processes if that takes longer than
-/// [`GRACE`]. The caller must wait for the unit afterwards, and learns of an error then.
+/// Orders systemd to stop `unit`, waits until `has_ended` returns true, which is asked every `interval`, and ends its processes if
+/// that takes longer than `grace`. The caller must wait for the unit afterwards, and learns of an error then.
 ///
 /// The processes are ended by SIGHUP, which etcd does not handle. systemd takes it for a clean end, unlike SIGKILL: the
 /// unit does not fail, and nothing is triggered by a failure. `Restart=` has no effect after the order to stop.
-pub(super) fn stop_soon(unit: &str, has_closed: &dyn Fn() -> bool) {
+pub(super) fn stop_soon(unit: &str, grace: Duration, interval: Duration, has_ended: &dyn Fn() -> bool) {
     let systemctl = |words: &[&str]| {
         let program = Program::new("systemctl").args(["--no-ask-password"]).args(words);
         program.deadline(RESPONSE_TIMEOUT).run()
@@ -31,12 +31,12 @@ pub(super) fn stop_soon(unit: &str, has_closed: &dyn Fn() -> bool) {
     if !may_signal || systemctl(&["stop", "--no-block", "--", unit]).is_err() {
         return;
     }
-    let deadline = Instant::now() + GRACE;
+    let deadline = Instant::now() + grace;
     while Instant::now() < deadline {
-        if has_closed() {
+        if has_ended() {
             return;
         }
-        sleep(POLL_INTERVAL);
+        sleep(interval);
     }
     let _ = systemctl(&["kill", "--signal=HUP", "--", unit]);
 }
