@@ -68,8 +68,8 @@ impl Executor<'_> {
             }
             Step::Restart => {
                 self.check_others_serve()?;
-                method.service().stop(database_size(data_dir))?;
-                self.start()
+                method.service().stop_or_end(database_size(data_dir))?;
+                self.start_again()
             }
             Step::Stop => {
                 systemd::disable(method.systemd_unit())?;
@@ -126,10 +126,10 @@ impl Executor<'_> {
     }
 
     /// Checks before a restart that the voters of the other units serve: without them, the cluster would stop. A member that
-    /// does not serve itself makes no difference to the others.
+    /// does not serve itself makes no difference to the others, and a cluster that is down cannot stop.
     fn check_others_serve(&self) -> Result<()> {
         let Facts { cluster, method, certificate_dir, .. } = self.facts;
-        if cluster.has_lost_peers {
+        if cluster.has_lost_peers || cluster.is_down {
             return Ok(());
         }
         for voter in gather::announced_voters(cluster, &method.etcdctl(), certificate_dir) {
@@ -139,6 +139,15 @@ impl Executor<'_> {
             })?;
         }
         Ok(())
+    }
+
+    /// Starts etcd again. Without other members it cannot serve, so their units must not be kept waiting.
+    fn start_again(&self) -> Result<()> {
+        let Facts { method, data_dir, cluster, .. } = self.facts;
+        match cluster.is_down {
+            true => method.service().start_without_waiting(database_size(data_dir)),
+            false => self.start(),
+        }
     }
 
     /// Starts etcd. If it does not start after an upgrade, the earlier programs are put back and started.

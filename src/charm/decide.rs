@@ -145,7 +145,10 @@ fn run_plan(facts: &Facts) -> Plan {
     let is_outdated = (differs || !facts.is_service_set_up) && !marks_as_served;
     let upgrades = facts.prepared_upgrade.is_some();
     let needs_restart = facts.is_running && (is_outdated || facts.runs_old_config || upgrades);
-    let restarts = needs_restart && may_restart(&facts.cluster);
+    // Without other members, a new version cannot show that it serves, and the earlier one would be put back.
+    let upgrades = upgrades && !facts.cluster.is_down;
+    let restarts =
+        facts.is_running && (is_outdated || facts.runs_old_config || upgrades) && may_restart(&facts.cluster);
     // A unit that waits for its turn keeps its file too: a crash of its etcd must not be a restart.
     if is_outdated && (restarts || !facts.is_running) {
         steps.push(Step::Configure);

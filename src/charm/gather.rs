@@ -185,6 +185,15 @@ fn ask_for_members(
     }
 }
 
+/// Whether a member of the cluster serves, as far as this unit can find out.
+pub fn is_served(facts: &Facts) -> bool {
+    let (dir, etcdctl) = (&facts.certificate_dir, facts.method.etcdctl());
+    let config = facts.current_config.as_deref().filter(|_| facts.has_own_config);
+    let Some(own) = own_client(facts.method, config, dir) else { return true };
+    let election = facts.options.as_ref().map_or(0, |options| options.election_timeout);
+    cluster::is_served(&own, &cluster::announced_voters(&facts.cluster, &etcdctl, dir), election)
+}
+
 /// Returns the members in the form of the option `initial-cluster`, if they already include this unit.
 pub(super) fn members_to_join(facts: &ClusterFacts) -> Option<String> {
     let (members, urls) = (facts.members.as_ref()?, facts.urls.as_ref()?);

@@ -137,7 +137,7 @@ fn gather_served(facts: &mut Facts, own: &Client) -> Option<Served> {
 /// Returns the data of the application, which this unit publishes as the leader.
 fn application(facts: &Facts, own: &UnitData, served: Option<&Served>) -> ApplicationData {
     let mut data = application_data(&facts.cluster, own);
-    data.turn = turn::next_turn(&facts.cluster, own, &|unit| served.is_some() && others_serve(facts, unit));
+    data.turn = turn::next_turn(&facts.cluster, own, &|unit| others_serve(facts, served.is_some(), unit));
     let files = (facts.certificates == Certificates::All)
         .then(|| db_relation::read_credentials(&facts.certificate_dir))
         .transpose();
@@ -156,14 +156,27 @@ fn application(facts: &Facts, own: &UnitData, served: Option<&Served>) -> Applic
     data
 }
 
-/// Whether all members are voters, and all but that of `unit` serve. That of this unit does.
-fn others_serve(facts: &Facts, unit: &str) -> bool {
-    let Some(members) = &facts.cluster.members else { return false };
+/// Whether all members are voters, and all but that of `unit` serve. `own_serves` is whether that of this unit does.
+///
+/// If it does not, only this unit itself may restart: its new configuration may be the cure.
+fn others_serve(facts: &Facts, own_serves: bool, unit: &str) -> bool {
+    let asked = match own_serves {
+        true => facts.cluster.members.clone(),
+        false if unit == facts.cluster.unit => members_by_others(facts),
+        false => None,
+    };
+    let Some(members) = asked else { return false };
     let name = member_name(unit);
     let others: Vec<Member> = members.iter().filter(|member| member.name != name).cloned().collect();
     let voters = other_voters(&facts.cluster, &others, &facts.method.etcdctl(), &facts.certificate_dir);
     let have_votes = members.iter().all(|member| !member.is_learner);
     have_votes && voters.iter().all(|voter| voter.current_members().is_ok())
+}
+
+/// Returns the members, if a voter of another unit lists them.
+fn members_by_others(facts: &Facts) -> Option<Vec<Member>> {
+    let voters = announced_voters(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir);
+    voters.iter().find_map(|voter| voter.current_members().ok())
 }
 
 /// Returns the status of a unit that is not alone, and whose etcd refuses the charm. A single unit needs no list of members.

@@ -43,8 +43,9 @@ struct Unit {
     machine: Machine,
     /// How often its address has changed.
     moves: u64,
-    /// Whether the etcd that runs was started before the address changed: it reaches no other one.
-    has_old_address: bool,
+    /// Whether the etcd that runs was started before the address changed, or before the authority of the certificates in place was
+    /// written: it reaches no other one.
+    is_isolated: bool,
     is_dying: bool,
     published: UnitData,
     is_installed: bool,
@@ -59,6 +60,17 @@ struct Unit {
     record: Option<UnitRecord>,
     /// The member whose data is in the data directory.
     data: Option<u64>,
+}
+
+impl Unit {
+    fn data_state(&self) -> DataState {
+        match &self.record {
+            None => DataState::Absent,
+            Some(record) if !record.served => DataState::New,
+            Some(_) if self.data.is_some() => DataState::Present,
+            Some(_) => DataState::Lost,
+        }
+    }
 }
 
 /// The application, and the one cluster that it may have.
@@ -143,7 +155,7 @@ impl World {
     /// Returns the number of the unit that has this member, if its etcd runs and other machines reach it.
     fn serving_unit(&self, member: &Member) -> Option<u64> {
         let serves = |unit: &Unit| {
-            let is_reached = unit.machine == Machine::Up && !unit.has_old_address;
+            let is_reached = unit.machine == Machine::Up && !unit.is_isolated;
             is_reached && unit.running.is_some() && unit.data == Some(member.id)
         };
         self.units.iter().find(|(_, unit)| serves(unit)).map(|(number, _)| *number)
@@ -207,12 +219,7 @@ impl World {
             let own = self.reaches(number, number).then(|| self.members.clone());
             cluster.members = self.ask_others(&cluster, number).or(own);
         }
-        let data = match &unit.record {
-            None => DataState::Absent,
-            Some(record) if !record.served => DataState::New,
-            Some(_) if has_member_dir => DataState::Present,
-            Some(_) => DataState::Lost,
-        };
+        let data = unit.data_state();
         let options = options(self.snapshot_count);
         let joins = if has_member_dir { None } else { members_to_join(&cluster) };
         let member = config_of(number, &self.address(number), joins);
@@ -257,20 +264,31 @@ impl World {
 
     fn try_hook(&mut self, number: u64, hook: Hook) -> Result<(), Killed> {
         let mut facts = self.facts(number, hook);
-        let mut plan = decide(&facts);
+        let mut plan = self.plan(number, &mut facts);
         let mut has_failed = self.apply_steps(number, &facts, &plan)?;
         for _ in 1..MAX_PLANS {
             if !plan.again || has_failed {
                 break;
             }
             facts = self.facts(number, hook);
-            plan = decide(&facts);
+            plan = self.plan(number, &mut facts);
             has_failed = self.apply_steps(number, &facts, &plan)?;
         }
         let ends_here = has_failed || plan.status.is_some() || plan.again;
         let served = if ends_here { None } else { self.settle(number, &mut facts)? };
         self.depose();
         self.publish(number, &facts, &plan, served.as_ref())
+    }
+
+    /// Decides as `reconcile` does: asks whether any member serves if etcd has to be restarted.
+    fn plan(&self, number: u64, facts: &mut Facts) -> Plan {
+        let plan = decide(facts);
+        let is_served = self.serves(number) || self.ask_others(&facts.cluster, number).is_some();
+        if !plan.needs_restart || facts.cluster.other_serving_unit().is_none() || is_served {
+            return plan;
+        }
+        facts.cluster.is_down = true;
+        decide(facts)
     }
 
     /// Applies the steps. Returns whether one has failed.
@@ -307,7 +325,7 @@ impl World {
                 let all_serve = announced
                     .filter_map(|(unit, _)| unit.rsplit_once('/')?.1.parse().ok())
                     .all(|other| self.units.contains_key(&other) && self.reaches(number, other));
-                if !all_serve && !facts.cluster.has_lost_peers {
+                if !all_serve && !facts.cluster.has_lost_peers && !facts.cluster.is_down {
                     return false;
                 }
                 self.unit(number).running = None;
@@ -401,7 +419,7 @@ impl World {
         self.now += 1;
         let now = self.now;
         let unit = self.unit(number);
-        (unit.running, unit.started, unit.has_old_address) = (Some(config), now, false);
+        (unit.running, unit.started, unit.is_isolated) = (Some(config), now, false);
         true
     }
 
@@ -548,7 +566,14 @@ impl World {
         let mut application = facts.cluster.application.clone();
         if facts.cluster.is_leader {
             application = application_data(&facts.cluster, &own);
-            let others_serve = |unit: &str| served.is_some() && self.others_serve(facts, unit);
+            let others_serve = |unit: &str| match served {
+                None if unit == facts.cluster.unit => {
+                    let members = self.ask_others(&facts.cluster, number);
+                    members.is_some_and(|members| self.others_serve(&members, unit))
+                }
+                None => false,
+                Some(_) => self.others_serve(facts.cluster.members.as_deref().unwrap_or_default(), unit),
+            };
             application.turn = next_turn(&facts.cluster, &own, &others_serve);
         }
         self.spend()?;
@@ -572,8 +597,7 @@ impl World {
         }
     }
 
-    fn others_serve(&self, facts: &Facts, unit: &str) -> bool {
-        let members = facts.cluster.members.as_deref().unwrap_or_default();
+    fn others_serve(&self, members: &[Member], unit: &str) -> bool {
         let others = members.iter().filter(|member| member.name != member_name(unit));
         members.iter().all(|member| !member.is_learner)
             && others.into_iter().all(|member| self.serving_unit(member).is_some())
@@ -615,7 +639,7 @@ impl World {
         let unit = Unit {
             machine: Machine::Up,
             moves: 0,
-            has_old_address: false,
+            is_isolated: false,
             is_dying: false,
             published: UnitData::default(),
             is_installed: false,
@@ -676,7 +700,7 @@ impl World {
         let number = numbers[self.below(numbers.len())];
         let machine = self.units[&number].machine;
         let is_member = self.member_of(number).is_some();
-        match self.below(15) {
+        match self.below(16) {
             0 if numbers.len() < 5 => self.add_unit(),
             1 if self.is_whole() && numbers.len() > 1 => self.leave(number),
             2 if is_member && numbers.len() > 1 && self.can_spare(number) && !self.has_dying() => {
@@ -706,14 +730,24 @@ impl World {
                 (unit.running, unit.data) = (None, None);
                 self.log.push(format!("{} loses its data", name(number)));
             }
+            14 if self.is_whole() && numbers.len() > 1 => self.end_certificates(),
             10 if self.is_whole() => {
                 let has_peers = numbers.len() > 1;
                 let unit = self.unit(number);
-                (unit.moves, unit.has_old_address) = (unit.moves + 1, has_peers);
+                (unit.moves, unit.is_isolated) = (unit.moves + 1, has_peers);
                 self.log.push(format!("{} has another address", name(number)));
             }
             _ => {}
         }
+    }
+
+    /// All certificates end. Those that replace them have a new authority, which no etcd that runs has read.
+    fn end_certificates(&mut self) {
+        self.now += 1;
+        for unit in self.units.values_mut() {
+            (unit.is_isolated, unit.configured) = (true, self.now);
+        }
+        self.log.push("all certificates end".into());
     }
 
     fn bring_back(&mut self, number: u64) {

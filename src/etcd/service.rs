@@ -64,6 +64,22 @@ impl Service {
         self.run("start", bytes).context("starting etcd")
     }
 
+    /// Starts etcd as [`start`](Self::start) does. A systemd unit's etcd is not waited for: too few other members
+    /// may run for it to serve.
+    ///
+    /// # Errors
+    /// See [`start`](Self::start).
+    pub fn start_without_waiting(&self, bytes: u64) -> Result<()> {
+        match self {
+            Self::Systemd { systemd } => {
+                let words = ["--no-ask-password", "--no-block", "start", "--", systemd];
+                let started = Program::new("systemctl").args(words).deadline(SUPERVISOR_MARGIN).run();
+                started.map(drop).context("starting etcd")
+            }
+            _ => self.start(bytes),
+        }
+    }
+
     /// Stops etcd on a database of `bytes`. Even without an error, etcd may still run: the caller must check.
     ///
     /// # Errors

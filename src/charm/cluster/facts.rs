@@ -39,6 +39,8 @@ pub struct ClusterFacts {
     pub certificate_problem: Option<String>,
     /// Whether the address of this unit has changed, and its etcd does not reach the other members since then.
     pub has_lost_peers: bool,
+    /// Whether no member serves, as far as this unit can find out. Only asked if its etcd waits for a restart.
+    pub is_down: bool,
     /// The members of the cluster. `None` if etcd was not asked, or no voter answered.
     pub members: Option<Vec<Member>>,
     /// Whether a voter refused to list them, because authentication is enabled and the charm has no login.

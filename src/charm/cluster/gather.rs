@@ -10,7 +10,7 @@ use crate::juju::Juju;
 use crate::system::stderr;
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The endpoint of the peers in `metadata.yaml`.
 pub const PEER_ENDPOINT: &str = "cluster";
@@ -20,6 +20,8 @@ pub const CERTIFICATES_ENDPOINT: &str = "certificates";
 
 /// How long an etcd may take to connect to the other members after its address has changed.
 const RECONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a hook waits for an election.
+const ELECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Returns the facts from Juju and from the data of the other units. `urls` is where others reach this unit; the error is the problem with
 /// certificates that cannot be used for peers. If the relation cannot be read, it counts as missing: a unit with data then
@@ -85,6 +87,30 @@ pub fn reaches_peers(own: &Client) -> bool {
     match serves {
         Ok(_) => true,
         Err(error) => is_permission_denied(&error),
+    }
+}
+
+/// Whether the etcd of this unit or one of these voters has a leader, so that the cluster serves. Waits for the end of an
+/// election, which takes up to two times `election_timeout` (in milliseconds), and more if votes are split.
+pub fn is_served(own: &Client, voters: &[Client], election_timeout: u64) -> bool {
+    let timeout = Duration::from_millis(3 * election_timeout).clamp(RECONNECTION_TIMEOUT, ELECTION_TIMEOUT);
+    let serves = |client: &Client| match client.current_members() {
+        Ok(_) => true,
+        Err(error) => is_permission_denied(&error),
+    };
+    if voters.iter().any(serves) {
+        return true;
+    }
+    let until = Instant::now() + timeout;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match own.wait_until_serving(left, &mut || Ok(())) {
+            // Just after the loss of the leader, a member still reports one.
+            Ok(_) if serves(own) => return true,
+            Err(error) if is_permission_denied(&error) => return true,
+            _ if left.is_zero() => return voters.iter().any(serves),
+            _ => {}
+        }
     }
 }
 

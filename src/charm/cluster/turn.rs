@@ -14,6 +14,9 @@ use crate::juju::{GoalUnit, Status};
 /// An etcd that has lost its peers, because its address has changed, does not serve anyway: its messages are written into
 /// connections of the old address, until the kernel gives these up after minutes. It does not wait for a turn, which the leader
 /// gives only while its own etcd serves.
+///
+/// If no member serves, a restart takes nothing away, and may be the cure: after all certificates have ended, the members accept
+/// each other only when each has read the new authority. Another unit that has the turn restarts first.
 pub fn may_restart(facts: &ClusterFacts) -> bool {
     if facts.relation.is_none() {
         return facts.other_units().next().is_none();
@@ -22,6 +25,9 @@ pub fn may_restart(facts: &ClusterFacts) -> bool {
         return true;
     }
     let has_turn = facts.application.turn.as_ref() == Some(&facts.unit);
+    if facts.is_down {
+        return has_turn || facts.application.turn.is_none();
+    }
     facts.other_serving_unit().is_none() || (has_turn && facts.own.wants_restart)
 }
 
@@ -135,6 +141,10 @@ mod tests {
         assert!(!may_restart(&ClusterFacts { relation: None, ..two(true, Some("etcd/1")) }));
         // Its address has changed, and it does not serve since then.
         assert!(may_restart(&ClusterFacts { has_lost_peers: true, ..two(true, Some("etcd/0")) }));
+        // No member serves. A unit that has the turn already restarts first.
+        let down = |turn| ClusterFacts { is_down: true, ..two(true, turn) };
+        assert!(may_restart(&down(None)) && may_restart(&down(Some("etcd/1"))));
+        assert!(!may_restart(&down(Some("etcd/0"))));
         // Others exist, and do not serve yet.
         let mut first = two(false, None);
         first.others.insert("etcd/0".into(), UnitData::default());

@@ -186,6 +186,13 @@ fn a_member_of_several_restarts_only_in_its_turn() {
         assert_eq!((plan.steps.as_slice(), plan.needs_restart), (steps, true), "{turn:?}");
         assert_eq!(plan.waits_for_turn(), steps.len() == 1);
     }
+    // No member serves: an upgrade waits until the others are back.
+    let mut down = changed.clone();
+    (down.cluster.is_down, down.cluster.application.turn) = (true, None);
+    assert_steps(&down, &[Step::Configure, Step::Restart, Step::UpdatePorts]);
+    let upgrade = Facts { wanted_config: own_config("a"), prepared_upgrade: Some("3.6.16".into()), ..down };
+    let plan = decide(&upgrade);
+    assert_eq!((plan.steps.as_slice(), plan.waits_for_turn()), (&[Step::UpdatePorts][..], true));
     // An etcd that does not run is started at once, with its new configuration.
     changed.cluster.application.turn = None;
     assert_steps(
