@@ -88,13 +88,16 @@ impl Executor<'_> {
     fn add_member(&self) -> Result<()> {
         let Facts { cluster, method, certificate_dir, .. } = self.facts;
         let voters = gather::announced_voters(cluster, &method.etcdctl(), certificate_dir);
+        let mut members = cluster.members.clone().unwrap_or_default();
         for change in membership::changes(cluster, None) {
-            if let Change::Remove(member, _) = change {
-                apply::remove(&voters, member)?;
+            if let Change::Remove(id, _) = change {
+                apply::remove(&voters, id)?;
+                members.retain(|member| member.id != id);
             }
         }
         let urls = cluster.urls.as_ref().context("this unit has no certificates for peers")?;
-        apply::add_learner(&voters, &member_name(&cluster.unit), &urls.peer)
+        let are_silent = gather::has_silent_voter(&members, &method.etcdctl(), certificate_dir);
+        apply::add_learner(&voters, are_silent, &member_name(&cluster.unit), &urls.peer)
     }
 
     /// Removes this unit's member. In the last hooks of a unit, a failure must not keep etcd running.

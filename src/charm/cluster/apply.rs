@@ -19,12 +19,12 @@ const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
 /// The pause between two attempts.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Adds this unit as a learner, by one of these voters.
+/// Adds this unit as a learner, by one of these voters. `others_are_silent` is whether nothing listens at another voter.
 ///
 /// # Errors
 /// If etcd refuses for some seconds, or no voter answers. If etcd waits for a voter that does not answer, at once.
-pub fn add_learner(voters: &[Client], name: &str, peer_url: &str) -> Result<()> {
-    let added = Attempt { voters, timeout: CHANGE_TIMEOUT, joins: true };
+pub fn add_learner(voters: &[Client], others_are_silent: bool, name: &str, peer_url: &str) -> Result<()> {
+    let added = Attempt { voters, others_are_silent, timeout: CHANGE_TIMEOUT, joins: true };
     let added = added.retry(&|voter| voter.add_learner(name, peer_url));
     match added {
         // An earlier hook has added it.
@@ -38,7 +38,7 @@ pub fn add_learner(voters: &[Client], name: &str, peer_url: &str) -> Result<()> 
 /// # Errors
 /// If etcd refuses for longer than 20 s, or no voter answers.
 pub fn remove(voters: &[Client], member: u64) -> Result<()> {
-    let removed = Attempt { voters, timeout: CHANGE_TIMEOUT, joins: false };
+    let removed = Attempt { voters, others_are_silent: false, timeout: CHANGE_TIMEOUT, joins: false };
     let removed = removed.retry(&|voter| voter.remove_member(member));
     ignore(removed, MembershipRefusal::NotFound)
 }
@@ -50,7 +50,7 @@ pub fn remove(voters: &[Client], member: u64) -> Result<()> {
 pub fn apply(change: &Change, own: &Client, voters: &[Client]) -> Result<()> {
     match change {
         Change::PromoteSelf(member) => {
-            let promoted = Attempt { voters, timeout: SYNC_TIMEOUT, joins: false };
+            let promoted = Attempt { voters, others_are_silent: false, timeout: SYNC_TIMEOUT, joins: false };
             let promoted = promoted.retry(&|voter| voter.promote(*member));
             ignore(promoted, MembershipRefusal::IsVoter)
         }
@@ -81,6 +81,8 @@ fn join_timeout(refusal: Option<MembershipRefusal>, all_listen: bool) -> Duratio
 /// An attempt to change the cluster.
 struct Attempt<'a> {
     voters: &'a [Client],
+    /// Whether nothing listens at a voter that is not among these.
+    others_are_silent: bool,
     timeout: Duration,
     /// Whether this unit joins. Some versions of etcd add a member only while all voters are connected.
     joins: bool,
@@ -93,7 +95,7 @@ impl Attempt<'_> {
         let began = Instant::now();
         let (mut last, mut since) = (None, began);
         loop {
-            let (mut refused, mut all_listen) = (None, true);
+            let (mut refused, mut all_listen) = (None, !self.others_are_silent);
             for voter in self.voters {
                 let listens = voter.is_listening();
                 all_listen &= listens;
@@ -169,10 +171,10 @@ mod tests {
         let closed = TcpListener::bind("127.0.0.1:0").unwrap();
         let off = voter(&closed.local_addr().unwrap().to_string());
         drop(closed);
-        let attempt = |voters: &[Client], joins: bool| {
+        let attempt = |voters: &[Client], others_are_silent: bool, joins: bool| {
             let began = Instant::now();
             let timeout = Duration::from_secs(2);
-            let refused = Attempt { voters, timeout, joins }.retry(&|voter| {
+            let refused = Attempt { voters, others_are_silent, timeout, joins }.retry(&|voter| {
                 assert!(voter.is_listening(), "etcdctl would wait for seconds");
                 Err(anyhow!("etcdserver: unhealthy cluster"))
             });
@@ -180,10 +182,12 @@ mod tests {
             began.elapsed() < timeout
         };
         // It may have been connected for less than 5 s.
-        assert!(!attempt(std::slice::from_ref(&up), true));
-        assert!(attempt(&[off.clone(), up.clone()], true));
+        assert!(!attempt(std::slice::from_ref(&up), false, true));
+        assert!(attempt(&[off.clone(), up.clone()], false, true));
+        // One that no unit has announced is off.
+        assert!(attempt(std::slice::from_ref(&up), true, true));
         // Another change may be possible without it.
-        assert!(!attempt(&[off, up], false));
+        assert!(!attempt(&[off, up], false, false));
     }
 
     #[test]
@@ -203,11 +207,12 @@ mod tests {
         let attempt = |joins: bool, is_learner: &dyn Fn(Duration) -> bool| {
             let began = Instant::now();
             let timeout = Duration::from_secs(5);
-            let refused = Attempt { voters: &voters, timeout, joins }.retry(&|_| {
-                let answer =
-                    if is_learner(began.elapsed()) { learner } else { "etcdserver: unhealthy cluster" };
-                Err(anyhow!(answer))
-            });
+            let refused =
+                Attempt { voters: &voters, others_are_silent: false, timeout, joins }.retry(&|_| {
+                    let answer =
+                        if is_learner(began.elapsed()) { learner } else { "etcdserver: unhealthy cluster" };
+                    Err(anyhow!(answer))
+                });
             (refused.unwrap_err().to_string() == learner, began.elapsed())
         };
         let (is_learner, passed) = attempt(true, &|_| true);

@@ -72,6 +72,13 @@ pub fn other_voters(facts: &ClusterFacts, members: &[Member], etcdctl: &Path, di
     urls.map(|url| client(url, etcdctl, dir)).collect()
 }
 
+/// Whether nothing listens at one of the voters in `members`, also one that no unit has announced.
+pub fn has_silent_voter(members: &[Member], etcdctl: &Path, dir: &Path) -> bool {
+    let listens =
+        |voter: &&Member| voter.client_urls.iter().any(|url| client(url, etcdctl, dir).is_listening());
+    !members.iter().filter(|member| !member.is_learner).all(|voter| listens(&voter))
+}
+
 /// Returns a client of the member at `url` that shows the client certificate in `dir`.
 pub fn client(url: &str, etcdctl: &Path, dir: &Path) -> Client {
     let file = |name: &str| Some(dir.join(name));
@@ -141,6 +148,28 @@ pub fn initial_cluster(members: &[Member], name: &str, url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn finds_a_voter_at_which_nothing_listens() {
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let voter = |urls: &[String]| Member {
+            id: 1,
+            name: "etcd0".into(),
+            peer_urls: Vec::new(),
+            client_urls: urls.to_vec(),
+            is_learner: false,
+        };
+        let up = voter(&[format!("https://{}", server.local_addr().unwrap())]);
+        let is_silent = |members: &[Member]| has_silent_voter(members, Path::new("etcdctl"), Path::new("/d"));
+        assert!(!is_silent(std::slice::from_ref(&up)));
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let off = voter(&[format!("https://{}", closed.local_addr().unwrap())]);
+        drop(closed);
+        assert!(is_silent(&[up.clone(), off.clone()]));
+        // One that an operator has only added, and a learner.
+        assert!(is_silent(&[voter(&[])]));
+        assert!(!is_silent(&[up, Member { is_learner: true, ..off }]));
+    }
 
     #[test]
     fn lists_all_members_and_names_only_its_own() {
