@@ -165,7 +165,13 @@ fn run_plan(facts: &Facts) -> Plan {
         true if restarts => steps.push(Step::Restart),
         true => {}
         // No etcd was started with this configuration: an earlier hook was interrupted, or its start failed.
-        false if changes_something || facts.runs_old_config || facts.hook.may_start() => {
+        // A storage may have been mounted later than etcd was started, and no hook reports that.
+        false
+            if changes_something
+                || facts.runs_old_config
+                || facts.hook.may_start()
+                || (facts.missed_boot && facts.is_on_storage()) =>
+        {
             steps.push(Step::Start);
         }
         false => {

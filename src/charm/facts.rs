@@ -55,6 +55,8 @@ pub struct Facts {
     pub has_install_guard: bool,
     /// Whether etcd is running.
     pub is_running: bool,
+    /// Whether etcd should have started at the last boot, and has not.
+    pub missed_boot: bool,
     /// The version of the release that is prepared for the next restart.
     pub prepared_upgrade: Option<String>,
     /// Why the last upgrade is not tried again. etcd runs with its earlier programs.

@@ -100,10 +100,8 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
         }
         Err(_) => String::new(),
     };
-    let drop_in = read_optional(&method.drop_in())?;
-    let has_install_guard = drop_in.as_deref().is_some_and(etcd_config::is_install_guard);
-    let is_on_storage = storage.as_ref().is_some_and(|storage| data_dir.starts_with(storage));
-    let waits_for_storage = drop_in.is_some_and(|text| text == etcd_config::mount_drop_in(&data_dir));
+    let (has_install_guard, is_service_set_up) = inspect_service(method, &data_dir, storage.as_deref())?;
+    let is_running = installed.is_some() && main_pid(method.systemd_unit()).is_some();
     Ok(Facts {
         hook,
         restore,
@@ -123,11 +121,12 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
         certificates: listening.certificates,
         current_config,
         wanted_config,
-        is_service_set_up: reads_config_file(method)?
-            && (waits_for_storage || !is_on_storage)
-            && !has_install_guard,
+        is_service_set_up,
         has_install_guard,
-        is_running: installed.is_some() && main_pid(method.systemd_unit()).is_some(),
+        is_running,
+        missed_boot: installed.is_some()
+            && !is_running
+            && systemd::has_not_started_since_boot(method.systemd_unit()),
         prepared_upgrade: upgrade::prepared_version().filter(|_| installed == Some(InstallMethod::Release)),
         failed_upgrade: upgrade::failure().filter(|_| installed == Some(InstallMethod::Release)),
         runs_old_config: runs_old_config(method, listening.dir),
@@ -151,6 +150,15 @@ pub(super) fn wanted_config(
         }
         _ => text,
     })
+}
+
+/// Returns whether there is the guard of an unfinished installation, and whether the systemd unit is set up.
+fn inspect_service(method: InstallMethod, data_dir: &Path, storage: Option<&Path>) -> Result<(bool, bool)> {
+    let drop_in = read_optional(&method.drop_in())?;
+    let has_guard = drop_in.as_deref().is_some_and(etcd_config::is_install_guard);
+    let is_on_storage = storage.is_some_and(|storage| data_dir.starts_with(storage));
+    let waits_for_storage = drop_in.is_some_and(|text| text == etcd_config::mount_drop_in(data_dir));
+    Ok((has_guard, reads_config_file(method)? && (waits_for_storage || !is_on_storage) && !has_guard))
 }
 
 /// Returns the state of the data directory, the record of this unit in it, and whether it has a `member` directory.

@@ -247,6 +247,7 @@ impl World {
             is_service_set_up: unit.config.is_some(),
             has_install_guard: false,
             is_running: unit.running.is_some(),
+            missed_boot: false,
             prepared_upgrade: None,
             failed_upgrade: None,
             runs_old_config: unit.running.is_some() && unit.started < unit.configured,

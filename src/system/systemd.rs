@@ -36,6 +36,17 @@ pub fn active_since(unit: &str) -> Option<i64> {
     output.text().trim().strip_prefix("ActiveEnterTimestamp=@")?.parse().ok()
 }
 
+/// Whether `unit` starts at every boot, and has not become active since the last one.
+pub fn has_not_started_since_boot(unit: &str) -> bool {
+    let words = ["show", "--property=UnitFileState,ActiveEnterTimestampMonotonic", "--", unit];
+    let output = Program::new("systemctl").args(words).run();
+    output.is_ok_and(|output| {
+        let text = output.text();
+        let has = |line: &str| text.lines().any(|found| found == line);
+        has("UnitFileState=enabled") && has("ActiveEnterTimestampMonotonic=0")
+    })
+}
+
 /// Runs systemctl with these arguments.
 ///
 /// # Errors

@@ -41,6 +41,7 @@ fn serving() -> Facts {
         is_service_set_up: true,
         has_install_guard: false,
         is_running: true,
+        missed_boot: false,
         prepared_upgrade: None,
         failed_upgrade: None,
         runs_old_config: false,
@@ -255,6 +256,25 @@ fn starts_a_stopped_etcd_only_in_hooks_that_may_start_it() {
             &["etcd is not running", "systemctl start etcd.service"],
         );
     }
+}
+
+#[test]
+fn starts_an_etcd_whose_storage_was_mounted_after_the_boot() {
+    let on_storage = Facts {
+        is_running: false,
+        storage: Some("/srv/data".into()),
+        data_dir: "/srv/data/etcd".into(),
+        hook: Hook::UpdateStatus,
+        ..serving()
+    };
+    let missed = Facts { missed_boot: true, ..on_storage.clone() };
+    assert_steps(&missed, &[Step::Start, Step::UpdatePorts]);
+    // Not mounted yet: its member is not replaced.
+    let absent = Facts { data: DataState::Absent, has_member_dir: false, ..missed.clone() };
+    assert_status(&absent, "blocked", &["/srv/data/etcd is missing or empty", "juju attach-storage"]);
+    // An operator has stopped it, or it is not on a storage.
+    assert_status(&on_storage, "blocked", &["etcd is not running"]);
+    assert_status(&Facts { storage: None, ..missed }, "blocked", &["etcd is not running"]);
 }
 
 #[test]
