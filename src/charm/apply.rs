@@ -232,6 +232,10 @@ impl Executor<'_> {
         match is_new {
             true if is_on_storage => write_mount_drop_in(*method, data_dir),
             true => remove_drop_in(*method),
+            // An earlier unit of this machine had a storage.
+            false if !self.facts.has_own_config && !is_on_storage && method.drop_in().exists() => {
+                remove_drop_in(*method)
+            }
             false => Ok(()),
         }
     }

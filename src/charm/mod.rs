@@ -17,6 +17,7 @@ mod cos_relation;
 mod db_relation;
 mod decide;
 mod dispatch;
+mod earlier_unit;
 mod etcd_config;
 mod facts;
 mod files;

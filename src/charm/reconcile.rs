@@ -10,6 +10,7 @@ use super::cluster::gather::PEER_ENDPOINT;
 use super::cos_relation::{self, Topology};
 use super::db_relation::CLIENT_ENDPOINT;
 use super::decide::{self, Plan, Step, decide};
+use super::earlier_unit;
 use super::facts::Facts;
 use super::gather;
 use super::health;
@@ -142,9 +143,16 @@ impl HookRun<'_> {
     /// Gathers the facts. Before that, places certificates from the relation if there are new ones, and prepares an upgrade if
     /// another release is attached. Also returns a status to report about them.
     fn gather(&self, own: &UnitRecord, restore: RestoreState) -> Result<(Facts, Option<Status>)> {
-        let facts = gather::gather(self.juju, self.hook, own, restore.clone())?;
-        let is_ready = facts.is_installed && facts.owns_etcd();
-        if self.hook.removes_unit() || !is_ready || decide::status_during_restore(&restore).is_some() {
+        let mut facts = gather::gather(self.juju, self.hook, own, restore.clone())?;
+        if self.hook.removes_unit() || !facts.owns_etcd() || decide::status_during_restore(&restore).is_some()
+        {
+            return Ok((facts, None));
+        }
+        let is_set_up = facts.has_own_config || facts.record.is_some();
+        if earlier_unit::forget(own, is_set_up, facts.method.relation_certificate_dir())? {
+            facts = gather::gather(self.juju, self.hook, own, restore.clone())?;
+        }
+        if !facts.is_installed {
             return Ok((facts, None));
         }
         let (is_prepared, upgrade_problem) = match self.prepare_upgrade(&facts) {

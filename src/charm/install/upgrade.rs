@@ -142,6 +142,31 @@ pub fn failure_of(reason: &str) -> Refusal {
     Refusal::new(reason, format!("{NEXT} (another release, or the one that runs)"))
 }
 
+/// Forgets the upgrades of an earlier unit on this machine. Programs that it has replaced, and not started, are put back.
+///
+/// # Errors
+/// If a file cannot be removed. Then this can be repeated.
+pub fn forget_all() -> Result<()> {
+    match Path::new(BIN).exists() {
+        true => forget_all_in(&Dir::open(Path::new(BIN))?),
+        false => Ok(()),
+    }
+}
+
+fn forget_all_in(bin: &Dir) -> Result<()> {
+    match bin.inode(&previous("etcd"))? {
+        Some(_) => restore_previous(bin)?,
+        None => remove_previous(bin)?,
+    }
+    for name in PROGRAMS.into_iter().rev() {
+        bin.remove_file(&prepared(name))?;
+    }
+    for record in [FAILED, REFUSED, PENDING] {
+        bin.remove_file(record)?;
+    }
+    bin.sync()
+}
+
 /// Whether the file `one` was last written before `other`.
 fn is_older(one: &Path, other: &Path) -> Result<bool> {
     let time = |file: &Path| fs::metadata(file).and_then(|file| file.modified());
@@ -277,6 +302,24 @@ mod tests {
         restore_previous(&bin).unwrap();
         assert_eq!(bin.names().unwrap(), ["etcd", "etcdctl"]);
         assert!(["etcd", "etcdctl"].iter().all(|name| read(name).contains("3.5.35")));
+    }
+
+    #[test]
+    fn a_new_unit_forgets_the_upgrades_of_an_earlier_one() {
+        let (home, prepared) = upgrade("3.6.16");
+        assert!(prepared.unwrap().is_some());
+        let bin = Dir::open(home.path()).unwrap();
+        keep_installed(&bin).unwrap();
+        replace_programs(&bin).unwrap();
+        for name in [FAILED, REFUSED, PENDING, &super::prepared("etcd")] {
+            bin.replace(name, b"of an earlier unit").unwrap();
+        }
+        for _ in 0..2 {
+            forget_all_in(&bin).unwrap();
+            assert_eq!(bin.names().unwrap(), ["etcd", "etcdctl", "etcdutl"]);
+            let read = |name: &str| fs::read_to_string(home.path().join(name)).unwrap();
+            assert!(PROGRAMS.iter().all(|name| read(name).contains("3.5.35")));
+        }
     }
 
     #[test]
