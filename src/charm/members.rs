@@ -8,7 +8,7 @@ use super::cluster::client_access::{LeaderView, client_access};
 use super::cluster::databag::{ApplicationData, UnitData};
 use super::cluster::facts::{ClusterFacts, member_name, status_of_refused_charm};
 use super::cluster::gather::{announced_voters, ask_for_members, other_voters};
-use super::cluster::membership::{Change, Served, application_data, changes, strangers, unit_data};
+use super::cluster::membership::{Change, Served, application_data, changes, describe_strangers, unit_data};
 use super::cluster::turn;
 use super::db_relation;
 use super::decide::Plan;
@@ -38,6 +38,8 @@ const MAX_ROUNDS: usize = 3;
 pub struct Settled {
     /// A status to report if something is wrong, or if etcd waits for its restart.
     pub problem: Option<Status>,
+    /// A remark to add to the status if it is active.
+    pub remark: Option<String>,
     /// Whether the etcd of this unit was waited for in vain.
     pub is_silent: bool,
 }
@@ -84,9 +86,8 @@ impl HookEnd<'_> {
         }
         problem = problem.or_else(|| status_of_refusal(&facts.cluster));
         problem = problem.or(self.publish(facts, served.as_ref()));
-        let problem =
-            problem.or_else(|| self.waiting_status(facts)).or_else(|| status_of_strangers(&facts.cluster));
-        Settled { problem, is_silent: served.is_none() }
+        let problem = problem.or_else(|| self.waiting_status(facts));
+        Settled { problem, remark: describe_strangers(&facts.cluster), is_silent: served.is_none() }
     }
 
     fn waiting_status(&self, facts: &Facts) -> Option<Status> {
@@ -183,16 +184,6 @@ fn members_by_others(facts: &Facts) -> Option<Vec<Member>> {
 fn status_of_refusal(facts: &ClusterFacts) -> Option<Status> {
     let is_refused = facts.refuses_charm && facts.other_units().next().is_some();
     is_refused.then(|| status_of_refused_charm(facts))
-}
-
-fn status_of_strangers(facts: &ClusterFacts) -> Option<Status> {
-    match strangers(facts)[..] {
-        [] => None,
-        ref names => Some(Status::active(format!(
-            "members that belong to no unit, and are never removed: {}",
-            names.join(", ")
-        ))),
-    }
 }
 
 /// Adds the certificate authorities to the data of this unit. They are read again, because etcd may have been restarted.

@@ -7,6 +7,7 @@ use super::backup_settings::{self, Ownership};
 use super::certificates::CertificateNames;
 use super::cluster::facts::ClusterFacts;
 use super::cluster::gather::PEER_ENDPOINT;
+use super::cluster::membership::{describe_stranger, describe_strangers, strangers};
 use super::cos_relation::{self, Topology};
 use super::db_relation::CLIENT_ENDPOINT;
 use super::decide::{self, Plan, Step, decide};
@@ -136,7 +137,7 @@ impl HookRun<'_> {
         let settled = end.settle(&mut facts);
         let timeout = health::timeout(&facts, settled.is_silent);
         let status = health::report_own_etcd(self.juju, self.environment, &facts, &own, timeout)?;
-        let status = or_problem(status, settled.problem);
+        let status = with_remark(or_problem(status, settled.problem), settled.remark);
         Ok(or_problem(or_problem(status, gather_problem), problem))
     }
 
@@ -370,12 +371,26 @@ impl HookRun<'_> {
 /// Returns the status of a unit after a step that failed.
 fn status_of_step(error: &anyhow::Error, step: Step, facts: &ClusterFacts) -> Status {
     match MembershipRefusal::from_error(error) {
-        Some(MembershipRefusal::AnotherLearner) => {
-            let first = facts.joining_unit().unwrap_or("another unit");
-            Status::new("waiting", format!("{first} joins first"))
-        }
-        Some(MembershipRefusal::Unhealthy) if step == Step::AddMember => {
-            Status::new("waiting", "waiting for all members to be healthy before this unit joins")
+        Some(MembershipRefusal::AnotherLearner) => match strangers(facts).iter().find(|one| one.is_learner) {
+            Some(stranger) => Status::blocked(
+                &format!(
+                    "etcd accepts one learner at a time, and {} belongs to no unit",
+                    describe_stranger(stranger)
+                ),
+                &format!(
+                    "promote it, or remove it if it is not needed: etcdctl member remove {:x}",
+                    stranger.id
+                ),
+            ),
+            None => {
+                let first = facts.joining_unit().unwrap_or("another unit");
+                Status::new("waiting", format!("{first} joins first"))
+            }
+        },
+        Some(MembershipRefusal::Unhealthy | MembershipRefusal::NoQuorum) if step == Step::AddMember => {
+            let strangers = describe_strangers(facts).map(|text| format!("; {text}")).unwrap_or_default();
+            let message = "waiting for all members to be healthy before this unit joins";
+            Status::new("waiting", format!("{message}{strangers}"))
         }
         _ => status_of_error(error, step.describe()),
     }
@@ -412,6 +427,14 @@ fn forget_previous_programs(facts: &Facts, plan: &Plan) {
 /// Returns `problem` instead of `status`, if etcd itself is healthy.
 fn or_problem(status: Status, problem: Option<Status>) -> Status {
     problem.filter(|_| status.is_active()).unwrap_or(status)
+}
+
+/// Adds a remark to the status of a healthy unit.
+fn with_remark(status: Status, remark: Option<String>) -> Status {
+    match remark.filter(|_| status.is_active()) {
+        Some(remark) => Status::active(format!("{}; {remark}", status.message)),
+        None => status,
+    }
 }
 
 /// Shows a step in the unit's status and log. If Juju does not accept it, the step is applied all the same.

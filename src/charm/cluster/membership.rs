@@ -71,15 +71,32 @@ fn is_member_of(known: &KnownUnit, member: &Member) -> bool {
     member.peer_urls.contains(&known.peer) || known.member.as_deref() == Some(&hex(member.id))
 }
 
-/// Returns the names of members that no unit has announced. Learners without a name may just be joining.
-pub fn strangers(facts: &ClusterFacts) -> Vec<String> {
-    let is_known = |member: &Member| {
+/// Returns the members that no unit has announced.
+pub fn strangers(facts: &ClusterFacts) -> Vec<&Member> {
+    let published = || facts.others.values().chain([&facts.own]);
+    let is_known = |member: &&Member| {
         let is_unit = facts.units.keys().any(|unit| member_name(unit) == member.name);
-        is_unit || facts.application.known.values().any(|known| is_member_of(known, member))
+        // A unit adds its member after it has published the URL.
+        let is_announced =
+            published().filter_map(|unit| unit.peer.as_ref()).any(|peer| member.peer_urls.contains(peer));
+        is_unit || is_announced || facts.application.known.values().any(|known| is_member_of(known, member))
     };
-    let members = facts.members.iter().flatten();
-    let named = members.filter(|member| !member.name.is_empty() && !is_known(member));
-    named.map(|member| member.name.clone()).collect()
+    facts.members.iter().flatten().filter(|member| !is_known(member)).collect()
+}
+
+/// Describes members that no unit has announced, or returns `None` if all belong to units.
+pub fn describe_strangers(facts: &ClusterFacts) -> Option<String> {
+    let names: Vec<String> = strangers(facts).into_iter().map(describe_stranger).collect();
+    (!names.is_empty())
+        .then(|| format!("members that belong to no unit, and are never removed: {}", names.join(", ")))
+}
+
+/// Returns the name of a member, or its URL if it has not started.
+pub fn describe_stranger(member: &Member) -> String {
+    match &*member.name {
+        "" => format!("the one at {}", member.peer_urls.join(" ")),
+        name => name.to_owned(),
+    }
 }
 
 /// Returns the data that this unit publishes for the others. `has_data` is whether its data directory has a `member` directory.

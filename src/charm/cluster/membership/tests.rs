@@ -170,7 +170,17 @@ fn a_member_of_an_operator_is_reported_and_never_removed() {
     facts.members = Some(numbers.map(|n| member(n, false)).into());
     assert_eq!(changes(&facts, Some(&served(1, false))), []);
     // Its name begins as that of a unit does.
-    assert_eq!(strangers(&facts), ["etcd100"]);
+    let names = |facts: &ClusterFacts| describe_strangers(facts).unwrap_or_default();
+    assert!(names(&facts).ends_with(", and are never removed: etcd100"));
+    // One that was only added has no name. A unit that joins has published its URL, or was admitted.
+    let unnamed = |n: u64| Member { name: String::new(), ..member(n, true) };
+    facts.members = Some(vec![member(1, false), unnamed(11)]);
+    assert!(names(&facts).ends_with(&format!(": the one at {}", url(11))));
+    facts.others.insert("etcd/11".into(), UnitData { peer: Some(url(11)), ..UnitData::default() });
+    assert_eq!(describe_strangers(&facts), None);
+    facts.others.remove("etcd/11");
+    facts.application.known.insert("etcd/11".into(), KnownUnit { peer: url(11), member: None });
+    assert_eq!(describe_strangers(&facts), None);
 }
 
 #[test]
