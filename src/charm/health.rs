@@ -56,7 +56,8 @@ pub fn report_own_etcd(
         Ok(site) => site,
         Err(error) => return Ok(status_of_error(&error, "looking for etcd")),
     };
-    let (status, member) = health(juju, environment, &site, timeout, &next, &|| without_leader(facts));
+    let (status, member) =
+        health(juju, environment, &site, timeout, &next, &|silent| without_leader(facts, silent));
     let status = match member.as_ref().filter(|answer| answer.is_learner) {
         Some(answer) => status_of_learner(answer, facts),
         None => status,
@@ -90,7 +91,7 @@ pub fn report_site(
     match site {
         Ok(site) => {
             let next = format!("check the etcd that the site file {file} describes");
-            with_recovery(health(juju, environment, &site, RESPONSE_TIMEOUT, &next, &|| None).0, restore)
+            with_recovery(health(juju, environment, &site, RESPONSE_TIMEOUT, &next, &|_| None).0, restore)
         }
         Err(error) => status_of_error(&error, &format!("reading the site file {file}")),
     }
@@ -135,10 +136,12 @@ fn describe_voters(voters: &Voters) -> String {
 }
 
 /// Returns the status of a unit with an etcd that answers without a leader, or `None` if no other unit ever had a member.
-fn without_leader(facts: &Facts) -> Option<Status> {
+fn without_leader(facts: &Facts, own: &etcd::client::Status) -> Option<Status> {
     let voters = announced_voters(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir);
     if !voters.iter().any(|voter| voter.current_members().is_ok()) {
-        return without_majority(&facts.cluster, &facts.method.service().stop_command(), &facts.data_dir);
+        return all_moved(&facts.cluster, own.revision).or_else(|| {
+            without_majority(&facts.cluster, &facts.method.service().stop_command(), &facts.data_dir)
+        });
     }
     let port = facts.options.as_ref().map_or(0, |options| options.management_port);
     Some(Status::blocked(
@@ -146,6 +149,23 @@ fn without_leader(facts: &Facts) -> Option<Status> {
         &format!(
             "check that the units reach each other at port {port}; journalctl -u {}",
             facts.method.systemd_unit()
+        ),
+    ))
+}
+
+/// Returns the status of a unit whose address has changed, while no other member answers: perhaps all addresses have changed at the
+/// same time. `None` if its address is the one that etcd lists, or there are no other units.
+///
+/// One member at its listed address is enough: the others reach it, and then change their own addresses in etcd.
+fn all_moved(cluster: &ClusterFacts, revision: i64) -> Option<Status> {
+    let listed = cluster.own.peer.as_ref().filter(|_| cluster.has_moved())?;
+    let others: Vec<&str> = cluster.other_units().collect();
+    let others = Some(others.join(" ")).filter(|others| !others.is_empty())?;
+    Some(Status::blocked(
+        &format!("the address of this unit is no longer that of {listed}, and no other member answers"),
+        &format!(
+            "start etcd on {others}; if all addresses have changed, give one unit its earlier one back; if none can come \
+             back, keep the unit with the highest revision (here {revision}): juju remove-unit OTHERS"
         ),
     ))
 }
@@ -184,7 +204,7 @@ fn health(
     site: &Site,
     timeout: Duration,
     next: &str,
-    no_leader: &dyn Fn() -> Option<Status>,
+    no_leader: &dyn Fn(&etcd::client::Status) -> Option<Status>,
 ) -> (Status, Option<etcd::client::Status>) {
     let client = Client::new(site);
     let answer = client.wait_until_serving(timeout, &mut || Ok(()));
@@ -201,8 +221,8 @@ fn health(
             return (Status::active("etcd is serving; more is unknown without its password"), None);
         }
         Err(error) => {
-            let has_no_leader = || client.status().is_ok_and(|status| !status.has_leader);
-            let status = if has_no_leader() { no_leader() } else { None };
+            let silent = client.status().ok().filter(|status| !status.has_leader);
+            let status = silent.and_then(|silent| no_leader(&silent));
             let other = || Status::blocked(&format!("etcd is not serving: {error:#}"), next);
             return (status.unwrap_or_else(other), None);
         }
@@ -265,6 +285,7 @@ fn status_of_member(
 mod tests {
     use super::*;
     use crate::charm::cluster::databag::{ApplicationData, KnownUnit};
+    use crate::charm::cluster::facts::Urls;
     use crate::juju::GoalUnit;
 
     #[test]
@@ -302,6 +323,31 @@ mod tests {
         );
         // A single member that has no leader yet has a problem of its own. A unit that joins has no member.
         assert_eq!((status(&[0], &[0]), status(&[0, 1], &[0])), (None, None));
+    }
+
+    #[test]
+    fn a_unit_that_has_moved_and_finds_no_other_names_both_ways_out() {
+        let mut facts = ClusterFacts {
+            unit: "etcd/0".into(),
+            units: ["etcd/0", "etcd/1"].map(|unit| (unit.to_owned(), GoalUnit::default())).into(),
+            ..ClusterFacts::default()
+        };
+        let peer = |number: u8| format!("https://10.0.0.{number}:2380");
+        facts.own.peer = Some(peer(1));
+        facts.urls = Some(Urls { peer: peer(101), client: "https://10.0.0.101:2379".into() });
+        let message = all_moved(&facts, 7).unwrap().message;
+        assert!(message.starts_with("next: start etcd on etcd/1; if all addresses have changed, give one"));
+        for part in
+            ["the highest revision (here 7)", "juju remove-unit", "no longer that of https://10.0.0.1:"]
+        {
+            assert!(message.contains(part), "{message}");
+        }
+        // The others are removed: the status has the way to restore its data.
+        facts.units.remove("etcd/1");
+        assert_eq!(all_moved(&facts, 7), None);
+        facts.units.insert("etcd/1".into(), GoalUnit::default());
+        facts.urls = Some(Urls { peer: peer(1), client: "https://10.0.0.1:2379".into() });
+        assert_eq!(all_moved(&facts, 7), None);
     }
 
     #[test]
