@@ -249,7 +249,7 @@ pub fn runs_old_config(method: InstallMethod, certificate_dir: &Path) -> bool {
     let authority = if is_relation { time(&certificate_dir.join("ca.crt")) } else { 0 };
     let program = if method == InstallMethod::Release { time(&method.server()) } else { 0 };
     let written = time(method.config_file()).max(authority).max(program);
-    let started = systemd::active_since(method.systemd_unit());
+    let started = systemd::started_at(method.systemd_unit());
     written <= now().as_second() && started.is_some_and(|started| started < written)
 }
 

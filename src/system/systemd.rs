@@ -29,11 +29,18 @@ pub fn daemon_reload() -> Result<()> {
     systemctl(&["daemon-reload"])
 }
 
-/// Returns since when `unit` has been active, in seconds since 1970.
-pub fn active_since(unit: &str) -> Option<i64> {
-    let words = ["show", "--timestamp=unix", "--property=ActiveEnterTimestamp", "--", unit];
-    let output = Program::new("systemctl").args(words).run().ok()?;
-    output.text().trim().strip_prefix("ActiveEnterTimestamp=@")?.parse().ok()
+/// Returns when the main process of `unit` was started, or, if it does not run, when the unit last became active. In seconds since
+/// 1970. A process that runs may not be ready yet.
+pub fn started_at(unit: &str) -> Option<i64> {
+    let properties = "--property=MainPID,ExecMainStartTimestamp,ActiveEnterTimestamp";
+    let output = Program::new("systemctl").args(["show", "--timestamp=unix", properties, "--", unit]).run();
+    started_in(&output.ok()?.text())
+}
+
+fn started_in(shown: &str) -> Option<i64> {
+    let value = |name: &str| shown.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    let property = if value("MainPID")? == "0" { "ActiveEnterTimestamp" } else { "ExecMainStartTimestamp" };
+    value(property)?.strip_prefix('@')?.parse().ok()
 }
 
 /// Whether `unit` starts at every boot, and has not become active since the last one.
@@ -54,4 +61,20 @@ pub fn has_not_started_since_boot(unit: &str) -> bool {
 pub fn systemctl(words: &[&str]) -> Result<()> {
     let done = Program::new("systemctl").args(["--no-ask-password"]).args(words).run();
     done.map(|_| ()).with_context(|| format!("asking systemd to {}", words.first().unwrap_or(&"")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::started_in;
+
+    #[test]
+    fn a_process_that_is_not_ready_has_started_already() {
+        let shown = |pid: u32, active: &str| {
+            format!("ActiveEnterTimestamp={active}\nMainPID={pid}\nExecMainStartTimestamp=@200\n")
+        };
+        assert_eq!(started_in(&shown(7, "@100")), Some(200));
+        // Its start has failed.
+        assert_eq!(started_in(&shown(0, "@100")), Some(100));
+        assert_eq!(started_in(&shown(0, "")), None);
+    }
 }
