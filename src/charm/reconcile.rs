@@ -149,8 +149,9 @@ impl HookRun<'_> {
         {
             return Ok((facts, None));
         }
+        let can_be_set_up = facts.options.is_ok() && facts.version_check.is_ok();
         let is_set_up = facts.has_own_config || facts.record.is_some();
-        if earlier_unit::forget(own, is_set_up, facts.method.relation_certificate_dir())? {
+        if can_be_set_up && earlier_unit::forget(own, is_set_up, facts.method.relation_certificate_dir())? {
             facts = gather::gather(self.juju, self.hook, own, restore.clone())?;
         }
         if !facts.is_installed {
