@@ -12,6 +12,7 @@ mod debian;
 mod deployment;
 mod documents;
 mod easyrsa;
+mod ended_certificates;
 mod etcd_versions;
 mod failures;
 mod fake_snap;
@@ -20,6 +21,7 @@ mod interrupted_install;
 mod load;
 pub mod machine;
 mod monitoring;
+mod moved_together;
 mod network;
 mod outcome;
 mod package;
@@ -28,6 +30,7 @@ pub mod prerequisites;
 mod random;
 mod reboot;
 mod record;
+mod replaced_unit;
 mod restarts;
 pub mod root;
 mod scaling;
@@ -36,6 +39,8 @@ mod schedule;
 mod self_signed;
 mod signing;
 mod snap;
+mod storage;
+mod strangers;
 mod test_bed;
 mod unit;
 mod watched;
@@ -124,8 +129,21 @@ const SCENARIOS: &[Scenario] = &[
     on_request("scaling: options changed on 3 units under load, and data lost", restarts::in_turn),
     on_request("scaling: signing requests, renewal and a new CA on 1 unit under load", signing::one_unit),
     on_request("scaling: a new CA on 3 units under load", signing::three_units),
+    on_request("scaling: all certificates ended, and a new CA", ended_certificates::all_ended),
+    on_request("scaling: a new unit on the machine of a removed one", replaced_unit::same_machine),
+    on_request("scaling: members that no unit has announced", strangers::never_removed),
+    on_request("scaling: storage mounted late, and detached", storage::of_members),
+    Scenario {
+        name: "scaling: failures on the newest etcd 3.4",
+        run: etcd_versions::failures_3_4,
+        when: When::IfNamed(&etcd::OLD),
+    },
+    on_request("scaling: failures on etcd 3.5", etcd_versions::failures_3_5),
+    on_request("scaling: failures on etcd 3.6", etcd_versions::failures_3_6),
     on_request("scaling: accidents at each step of joining and leaving", crash_points::all),
+    on_request("scaling: accidents of members, and of machines that join", crash_points::of_members),
     on_request("scaling: changed addresses, and a network for clients", failures::addresses),
+    on_request("scaling: all addresses changed at the same time", moved_together::all_units),
     on_request("scaling: units cut off, removed together, and lost", failures::losses),
     on_request("scaling: a random sequence", random::sequences),
     in_tests("documents: every command, typed", documents::typed),

@@ -108,6 +108,11 @@ impl Model {
         name
     }
 
+    /// Makes the next unit of an application have the number after `last`, as if units up to that one had been removed.
+    pub fn set_last_number(&mut self, app: &str, last: u64) {
+        self.numbers.insert(app.to_owned(), last);
+    }
+
     /// Runs `juju remove-unit`: the unit is dying until its last hook has run.
     pub fn remove_unit(&mut self, name: &str) {
         if let Some(unit) = self.units.get_mut(name) {

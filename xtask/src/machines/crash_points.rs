@@ -3,12 +3,15 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 
 use super::charm::empty;
 use super::deployment::{APPLICATION, Accident, AccidentKind, Deployment, When};
 use super::machine::Machine;
 use super::network::Network;
-use super::scaling::{check_cluster, client, deployment_on, etcdctl, release, remove_files_of_earlier_unit};
+use super::scaling::{
+    check_cluster, client, deployment_on, etcdctl, release, release_of, remove_files_of_earlier_unit,
+};
 use super::test_bed::TestBed;
 
 /// The program waits at the point that this file names.
@@ -23,13 +26,14 @@ rm /run/stop-at
 touch /run/reached
 exec sleep 10
 ";
-/// An etcdctl that can wait before and after each change of the members.
+/// An etcdctl that can wait before and after each change of the members, and each question for the status.
 const ETCDCTL: &str = "\
 #!/bin/sh
 change=
-for word in add promote remove; do
+for word in add promote remove update; do
     case \" $* \" in *\" member $word \"*) change=$word ;; esac
 done
+case \" $* \" in *\" endpoint status \"*) change=status ;; esac
 /usr/local/bin/stop-at \"before-$change\"
 /usr/local/lib/etcdctl \"$@\"
 status=$?
@@ -47,6 +51,8 @@ const KINDS: [AccidentKind; 2] = [AccidentKind::HookKilled, AccidentKind::PowerF
 const FOUNDING: [&str; 2] = ["before-start", "after-start"];
 const JOINING: [&str; 6] =
     ["before-add", "after-add", "before-start", "after-start", "before-promote", "after-promote"];
+const MOVING: [&str; 4] = ["before-status", "before-start", "before-update", "after-update"];
+const RESTARTING: [&str; 2] = ["before-start", "after-start"];
 const LEAVING: [&str; 2] = ["before-remove", "after-remove"];
 /// The rounds of `update-status` after an accident.
 const MAX_UPDATES: usize = 2;
@@ -83,6 +89,58 @@ pub fn all(test_bed: &TestBed) -> Result<String> {
     Ok(format!(
         "{accidents} accidents: the next hooks completed it each time, with at most {MAX_UPDATES} update-status"
     ))
+}
+
+/// One of two units gets another address, and restarts for an option, with each accident at each point. Then the machine of a unit
+/// that joins is lost, and the power of the only voter fails while another unit is a learner.
+pub fn of_members(test_bed: &TestBed) -> Result<String> {
+    let hub = Machine::boot(&test_bed.root)?;
+    hub.run(&["systemctl", "disable", "--now", "etcd.service"])?;
+    let machines = [empty(test_bed)?, empty(test_bed)?];
+    let network = Network::create(&hub, &machines)?;
+    let release = release(hub.path("/root")?.as_path())?;
+    let mut cluster = Cluster::found(test_bed, &machines, &network, &release, None)?;
+    etcdctl(&machines[0], "127.0.0.1", &["put", "before", "the accidents"])?;
+    cluster.join(None)?;
+    let (mut accidents, mut snapshot_count) = (0, 5000);
+    for kind in KINDS {
+        for point in MOVING {
+            cluster.move_second(kind, point).with_context(|| format!("{kind:?} at {point} of a move"))?;
+            accidents += 1;
+        }
+        for point in RESTARTING {
+            snapshot_count += 1;
+            let restarted = cluster.configure(snapshot_count, kind, point);
+            restarted.with_context(|| format!("{kind:?} at {point} of a restart"))?;
+            accidents += 1;
+        }
+    }
+    cluster.leave(None)?;
+    cluster.vanish().context("a machine is lost after its member was added")?;
+    cluster.voter_fails().context("the voter fails while a learner is in the cluster")?;
+    Ok(format!(
+        "{accidents} accidents during changes of an address, renewals of a certificate and restarts: the next hooks completed \
+         them; the member of a machine that was lost while it joined is removed; a learner survives the power failure of the \
+         only voter"
+    ))
+}
+
+/// On the etcd in `bin`: a unit joins a cluster of one and leaves it again, and its hook is killed at each point of joining. Returns
+/// the number of points.
+pub(super) fn joining_on_etcd(test_bed: &TestBed, bin: &Path) -> Result<usize> {
+    let hub = Machine::boot(&test_bed.root)?;
+    hub.run(&["systemctl", "disable", "--now", "etcd.service"])?;
+    let machines = [empty(test_bed)?, empty(test_bed)?];
+    let network = Network::create(&hub, &machines)?;
+    let release = release_of(bin, &hub.path("/root")?)?;
+    let mut cluster = Cluster::found(test_bed, &machines, &network, &release, None)?;
+    etcdctl(&machines[0], "127.0.0.1", &["put", "before", "the accidents"])?;
+    for point in JOINING {
+        let accident = Some((AccidentKind::HookKilled, point));
+        cluster.join(accident).with_context(|| format!("killed at {point}"))?;
+        cluster.leave(None)?;
+    }
+    Ok(JOINING.len())
 }
 
 /// A cluster of one or two units.
@@ -129,11 +187,7 @@ impl<'m> Cluster<'m> {
     /// Runs all hooks, with an accident of `unit` at a point.
     fn settle(&mut self, unit: &str, accident: Option<(AccidentKind, &str)>) -> Result<()> {
         if let Some((kind, point)) = accident {
-            let machine = self.deployment.machine(unit)?;
-            machine.run(&["rm", "-f", REACHED])?;
-            machine.write(POINT, point)?;
-            let when = When::File { unit: unit.to_owned(), path: REACHED.to_owned() };
-            self.deployment.accident = Some(Accident { kind, when });
+            self.prepare_accident(unit, kind, point, unit)?;
         }
         self.deployment.settle()?;
         ensure!(self.deployment.accident.is_none(), "no hook has reached the point");
@@ -144,19 +198,97 @@ impl<'m> Cluster<'m> {
         Ok(())
     }
 
-    fn join(&mut self, accident: Option<(AccidentKind, &str)>) -> Result<()> {
+    /// Makes an accident happen to `victim` when `unit` reaches a point.
+    fn prepare_accident(&mut self, unit: &str, kind: AccidentKind, point: &str, victim: &str) -> Result<()> {
+        let machine = self.deployment.machine(unit)?;
+        machine.run(&["rm", "-f", REACHED])?;
+        machine.write(POINT, point)?;
+        let (unit, victim) = (unit.to_owned(), victim.to_owned());
+        let when = When::File { unit, path: REACHED.to_owned(), victim };
+        self.deployment.accident = Some(Accident { kind, when });
+        Ok(())
+    }
+
+    /// Adds the second unit, whose etcdctl can wait.
+    fn add_second(&mut self) -> Result<()> {
         self.second = self.add_unit(1)?;
         let second = self.second.clone();
         self.deployment.run_next_hook(&second)?;
         let machine = &self.machines[1];
         machine.run(&["mv", "/usr/local/bin/etcdctl", "/usr/local/lib/etcdctl"])?;
-        write_program(machine, "/usr/local/bin/etcdctl", ETCDCTL)?;
+        write_program(machine, "/usr/local/bin/etcdctl", ETCDCTL)
+    }
+
+    fn join(&mut self, accident: Option<(AccidentKind, &str)>) -> Result<()> {
+        self.add_second()?;
+        let second = self.second.clone();
         self.settle(&second, accident)?;
+        self.check_both()
+    }
+
+    fn check_both(&self) -> Result<()> {
         for unit in [&self.first, &self.second] {
             self.deployment.check_status(unit, &["active voter, 2 members: none may fail"])?;
         }
         check_cluster(&self.deployment, &[&self.first, &self.second])?;
         self.check_clients(2)
+    }
+
+    /// Gives the machine of the second unit another address. The accident happens after it has a certificate for that.
+    fn move_second(&mut self, kind: AccidentKind, point: &str) -> Result<()> {
+        let second = self.second.clone();
+        self.network.move_machine(1)?;
+        self.deployment.model.move_unit(&second, &self.network.address(1));
+        self.deployment.run_next_hook(&second)?;
+        self.settle(&second, Some((kind, point)))?;
+        self.check_both()
+    }
+
+    /// Changes an option that needs a restart of each etcd.
+    fn configure(&mut self, snapshot_count: usize, kind: AccidentKind, point: &str) -> Result<()> {
+        let second = self.second.clone();
+        self.deployment.configure(&[("snapshot-count", json!(snapshot_count))])?;
+        self.settle(&second, Some((kind, point)))?;
+        self.check_both()?;
+        for machine in self.machines {
+            let text = machine.run(&["cat", "/etc/etcd/etcd.conf.yml"])?;
+            ensure!(text.contains(&format!("snapshot-count: {snapshot_count}\n")), "not configured: {text}");
+        }
+        Ok(())
+    }
+
+    /// The machine of a unit that joins is lost after its member was added: the leader removes the member.
+    fn vanish(&mut self) -> Result<()> {
+        self.add_second()?;
+        let second = self.second.clone();
+        self.prepare_accident(&second, AccidentKind::MachineLost, "after-add", &second)?;
+        self.deployment.settle()?;
+        ensure!(self.deployment.accident.is_none(), "no hook has reached the point");
+        let listed = etcdctl(&self.machines[0], "127.0.0.1", &["member", "list"])?;
+        ensure!(listed.lines().count() == 2, "the member was not added: {listed}");
+        self.deployment.model.remove_unit_by_force(&second);
+        self.deployment.settle()?;
+        for _ in 0..MAX_UPDATES {
+            self.deployment.update_all()?;
+            self.deployment.settle()?;
+        }
+        self.deployment.check_status(&self.first, &["active 1 member, healthy"])?;
+        check_cluster(&self.deployment, &[&self.first])?;
+        self.network.boot(&self.machines[1])
+    }
+
+    /// The power of the only voter fails while a learner is in the cluster.
+    fn voter_fails(&mut self) -> Result<()> {
+        self.add_second()?;
+        let (first, second) = (self.first.clone(), self.second.clone());
+        self.prepare_accident(&second, AccidentKind::PowerFailure, "before-promote", &first)?;
+        self.deployment.settle()?;
+        ensure!(self.deployment.accident.is_none(), "no hook has reached the point");
+        for _ in 0..MAX_UPDATES {
+            self.deployment.update_all()?;
+            self.deployment.settle()?;
+        }
+        self.check_both()
     }
 
     fn leave(&mut self, accident: Option<(AccidentKind, &str)>) -> Result<()> {

@@ -38,6 +38,8 @@ pub enum AccidentKind {
     HookKilled,
     /// The power of its machine fails, and comes back after the hooks of the other units have ended.
     PowerFailure,
+    /// The power of its machine fails, and its agent does not run any more.
+    MachineLost,
     /// The next unit becomes the leader before the hook ends.
     LeadershipLost,
 }
@@ -69,6 +71,8 @@ pub enum When {
         unit: String,
         /// The path of the file.
         path: String,
+        /// The unit that the accident happens to.
+        victim: String,
     },
 }
 
@@ -209,11 +213,31 @@ impl<'m> Deployment<'m> {
     pub fn attach_release(&mut self, release: &Path) -> Result<()> {
         let units = self.model.units(APPLICATION);
         for unit in &units {
-            let attached = format!("{}/controller/etcd/etcd.tar.gz", agent(unit));
-            self.machine(unit)?.copy_in(release, &attached)?;
+            self.copy_release(unit, release)?;
         }
         let due: Vec<_> = units.into_iter().map(|unit| (unit, Hook::upgrade_charm())).collect();
         self.run_together(&due)
+    }
+
+    /// Attaches a release as [`Self::attach_release`] does, but for one unit only. The others run `upgrade-charm` later.
+    pub fn attach_release_of(&mut self, unit: &str, release: &Path) -> Result<()> {
+        self.copy_release(unit, release)?;
+        self.run_together(&[(unit.to_owned(), Hook::upgrade_charm())])
+    }
+
+    /// Sets the place of the storage `data/0` of a unit, which has to be mounted there. `None` detaches it.
+    pub fn set_storage(&self, unit: &str, location: Option<&str>) -> Result<()> {
+        let text = location.map(|location| format!("data/0 {location}\n")).unwrap_or_default();
+        self.machine(unit)?.write(&format!("{}/storage", agent(unit)), &text)
+    }
+
+    /// Runs the hook `data-storage-EVENT` of a unit.
+    pub fn storage_hook(&mut self, unit: &str, event: &str) -> Result<()> {
+        self.run_together(&[(unit.to_owned(), Hook::of_storage(event))])
+    }
+
+    fn copy_release(&self, unit: &str, release: &Path) -> Result<()> {
+        self.machine(unit)?.copy_in(release, &format!("{}/controller/etcd/etcd.tar.gz", agent(unit)))
     }
 
     /// Runs the next hook of a unit, which must have one.
@@ -275,7 +299,10 @@ impl<'m> Deployment<'m> {
                 *rounds -= 1;
                 None
             }
-            When::File { unit, .. } => due.iter().find(|(other, _)| other == unit),
+            When::File { unit, victim, .. } => {
+                let victim = victim.clone();
+                return due.iter().any(|(other, _)| other == unit).then(|| (accident.clone(), victim));
+            }
         };
         Some((accident.clone(), unit?.0.clone()))
     }
@@ -300,7 +327,7 @@ impl<'m> Deployment<'m> {
             let running: Vec<Result<_>> = due.iter().map(start).collect();
             let is_over = || running.iter().flatten().all(thread::ScopedJoinHandle::is_finished);
             let has_happened = match planned {
-                Some((accident, unit)) => strike(accident, self.machine(unit)?, &is_over)?,
+                Some((accident, victim)) => self.strike(accident, victim, &is_over)?,
                 None => false,
             };
             let join = |thread: thread::ScopedJoinHandle<'_, Result<Ended>>| {
@@ -310,10 +337,34 @@ impl<'m> Deployment<'m> {
         })
     }
 
+    /// Waits for the time of an accident, and makes it happen to `victim`. Returns whether the time has come before the hooks are
+    /// over.
+    fn strike(&self, accident: &Accident, victim: &str, is_over: &dyn Fn() -> bool) -> Result<bool> {
+        match &accident.when {
+            When::Round { delay, .. } => thread::sleep(*delay),
+            When::File { unit, path, .. } => {
+                while !self.machine(unit)?.path(path)?.exists() {
+                    if is_over() {
+                        return Ok(false);
+                    }
+                    thread::sleep(Duration::from_millis(5));
+                }
+            }
+        }
+        let machine = self.machine(victim)?;
+        match accident.kind {
+            AccidentKind::HookKilled => kill_hook(machine)?,
+            AccidentKind::PowerFailure | AccidentKind::MachineLost => machine.switch_off()?,
+            AccidentKind::LeadershipLost => {}
+        }
+        Ok(true)
+    }
+
     /// Does what follows an accident, before the results of the hooks are stored.
     fn recover(&mut self, kind: AccidentKind, unit: &str) -> Result<()> {
         match kind {
             AccidentKind::HookKilled => {}
+            AccidentKind::MachineLost => self.stop_agent(unit),
             AccidentKind::PowerFailure => {
                 (self.boot)(self.machine(unit)?)?;
                 self.model.boot(unit);
@@ -408,27 +459,6 @@ impl<'m> Deployment<'m> {
     pub fn machine(&self, unit: &str) -> Result<&'m Machine> {
         self.machines.get(unit).copied().context("the unit has no machine")
     }
-}
-
-/// Waits for the time of an accident, and makes it happen. Returns whether the time has come before the hooks are over.
-fn strike(accident: &Accident, machine: &Machine, is_over: &dyn Fn() -> bool) -> Result<bool> {
-    match &accident.when {
-        When::Round { delay, .. } => thread::sleep(*delay),
-        When::File { path, .. } => {
-            while !machine.path(path)?.exists() {
-                if is_over() {
-                    return Ok(false);
-                }
-                thread::sleep(Duration::from_millis(5));
-            }
-        }
-    }
-    match accident.kind {
-        AccidentKind::HookKilled => kill_hook(machine)?,
-        AccidentKind::PowerFailure => machine.switch_off()?,
-        AccidentKind::LeadershipLost => {}
-    }
-    Ok(true)
 }
 
 /// Returns the options of the charm with these changes.

@@ -11,12 +11,14 @@ use rcgen::{
 };
 
 use super::deployment::{APPLICATION, Provider};
+use super::machine::Machine;
 
 const UNIT: &str = "easyrsa/0";
 
 /// The provider.
 pub struct Easyrsa {
     relation: u64,
+    ca: String,
     issuer: Issuer<'static, KeyPair>,
     /// The names for which a unit's certificate was issued.
     issued: BTreeMap<String, String>,
@@ -32,10 +34,21 @@ impl Easyrsa {
         authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate()?;
         let ca = authority.self_signed(&key)?.pem();
-        let easyrsa = Self { relation, issuer: Issuer::new(authority, key), issued: BTreeMap::new() };
+        let issuer = Issuer::new(authority, key);
+        let easyrsa = Self { relation, ca: ca.clone(), issuer, issued: BTreeMap::new() };
         let (cert, key) = easyrsa.issue("client", &[], &[Use::ClientAuth])?;
         model.set_data(relation, UNIT, &[("ca", &ca), ("client.cert", &cert), ("client.key", &key)]);
         Ok(easyrsa)
+    }
+
+    /// Writes a certificate for a member at this address to a directory of its machine, with the authority.
+    pub fn issue_to(&self, machine: &Machine, dir: &str, address: &str) -> Result<()> {
+        let hosts = [address.to_owned(), "127.0.0.1".to_owned()];
+        let (cert, key) = self.issue("operator", &hosts, &[Use::ServerAuth, Use::ClientAuth])?;
+        for (name, text) in [("server.crt", &cert), ("server.key", &key), ("ca.crt", &self.ca)] {
+            machine.write(&format!("{dir}/{name}"), text)?;
+        }
+        Ok(())
     }
 
     fn issue(&self, name: &str, hosts: &[String], uses: &[Use]) -> Result<(String, String)> {

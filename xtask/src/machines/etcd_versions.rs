@@ -17,11 +17,12 @@ use super::scaling::{
     three_empty_machines,
 };
 use super::test_bed::TestBed;
+use super::{crash_points, failures};
 use crate::{etcd, workspace};
 
 /// The newest release of each minor version. They are pinned: a scenario must not depend on the date.
 const NEWEST_3_5: &str = "3.5.35";
-const NEWEST_3_6: &str = "3.6.16";
+pub(super) const NEWEST_3_6: &str = "3.6.16";
 /// The version that a release without a working server prints.
 const BROKEN: &str = "3.5.99";
 
@@ -41,8 +42,36 @@ pub fn newest_3_6(test_bed: &TestBed) -> Result<String> {
     grow_and_shrink(test_bed, &programs(NEWEST_3_6)?)
 }
 
-fn programs(version: &str) -> Result<PathBuf> {
+pub(super) fn programs(version: &str) -> Result<PathBuf> {
     etcd::of_version(&workspace::target_directory()?, version)
+}
+
+/// Failures on the newest 3.4, which no package registry has.
+pub fn failures_3_4(test_bed: &TestBed) -> Result<String> {
+    let named = etcd::named_by_variable(&etcd::OLD)?;
+    failures_on(test_bed, &named.with_context(|| format!("{} is not set", etcd::OLD.variable))?)
+}
+
+/// Failures on the newest 3.5.
+pub fn failures_3_5(test_bed: &TestBed) -> Result<String> {
+    failures_on(test_bed, &programs(NEWEST_3_5)?)
+}
+
+/// Failures on the newest 3.6.
+pub fn failures_3_6(test_bed: &TestBed) -> Result<String> {
+    failures_on(test_bed, &programs(NEWEST_3_6)?)
+}
+
+/// A unit is killed at each point of joining; others change their address, are cut off, and are lost.
+fn failures_on(test_bed: &TestBed, bin: &Path) -> Result<String> {
+    let points = crash_points::joining_on_etcd(test_bed, bin)?;
+    let (writes, pause) = failures::on_etcd(test_bed, bin)?;
+    let version = etcd::version_of(bin)?;
+    Ok(format!(
+        "etcd {version}: killed at {points} points of joining; another address; cut off from the members, and from all machines; \
+         one of three lost and replaced: all {writes} writes kept, longest pause {} ms",
+        pause.as_millis()
+    ))
 }
 
 fn grow_and_shrink(test_bed: &TestBed, bin: &Path) -> Result<String> {
@@ -113,7 +142,7 @@ pub fn upgrade(test_bed: &TestBed) -> Result<String> {
 }
 
 /// Creates a release of a newer 3.5 whose server does not start.
-fn broken_release(at: &Path) -> Result<PathBuf> {
+pub(super) fn broken_release(at: &Path) -> Result<PathBuf> {
     let bin = at.join("broken");
     std::fs::create_dir_all(&bin)?;
     for program in ["etcdctl", "etcdutl"] {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -20,11 +20,11 @@ use super::machine::Machine;
 use super::network::Network;
 use super::restarts::MAX_PAUSE;
 use super::scaling::{
-    check_cluster, client, deployment_on, etcdctl, healthy, release, remove_files_of_earlier_unit,
+    check_cluster, client, deployment_on, etcdctl, healthy, release, release_of, remove_files_of_earlier_unit,
 };
 use super::test_bed::TestBed;
 
-const UNITS: usize = 3;
+pub(super) const UNITS: usize = 3;
 /// The most rounds of `update-status` after a failure. Juju runs one every five minutes.
 const MAX_UPDATES: usize = 4;
 /// The most rounds after a change of an address: etcd must not wait until the kernel gives up its connections.
@@ -91,8 +91,26 @@ pub fn losses(test_bed: &TestBed) -> Result<String> {
     ))
 }
 
+/// On the etcd in `bin`: a unit changes its address, one is cut off from the other members and one from all machines, and one is
+/// lost. Returns the number of writes, and the longest pause between two of them.
+pub(super) fn on_etcd(test_bed: &TestBed, bin: &Path) -> Result<(usize, Duration)> {
+    let (hub, machines) = boot(test_bed)?;
+    let network = Network::create(&hub, &machines)?;
+    let release = release_of(bin, &hub.path("/root")?)?;
+    let mut scene = Scene::found_on(test_bed, &hub, &machines, &network, release)?;
+    scene.change_address(1, false).context("etcd/1 has another address")?;
+    scene.cut_off(2, Cut::FromPeers).context("etcd/2 cannot reach the other members")?;
+    scene.cut_off(0, Cut::FromMachines).context("etcd/0, which leads, is cut off")?;
+    scene.lose_one_of_three().context("one of three is lost")?;
+    network.boot(&machines[2])?;
+    scene.add_units(&[2]).context("another unit takes its place")?;
+    let (writes, pause) = scene.finish()?;
+    ensure!(pause < MAX_PAUSE, "no write was acknowledged for {pause:?}");
+    Ok((writes, pause))
+}
+
 /// Boots the machine of the client, to which the others are connected, and three machines without etcd.
-fn boot(test_bed: &TestBed) -> Result<(Machine, Vec<Machine>)> {
+pub(super) fn boot(test_bed: &TestBed) -> Result<(Machine, Vec<Machine>)> {
     let hub = Machine::boot(&test_bed.root)?;
     hub.run(&["systemctl", "disable", "--now", "etcd.service"])?;
     let machines = (0..UNITS).map(|_| empty(test_bed)).collect::<Result<_>>()?;
@@ -109,27 +127,38 @@ enum Cut {
 }
 
 /// Three units, and the client.
-struct Scene<'m> {
+pub(super) struct Scene<'m> {
     test_bed: &'m TestBed,
     hub: &'m Machine,
     machines: &'m [Machine],
-    network: &'m Network<'m>,
+    pub(super) network: &'m Network<'m>,
     release: PathBuf,
-    deployment: Deployment<'m>,
+    pub(super) deployment: Deployment<'m>,
     /// The unit of each machine.
-    units: Vec<String>,
+    pub(super) units: Vec<String>,
     load: Option<Load<'m>>,
 }
 
 impl<'m> Scene<'m> {
     /// Adds a unit on each machine, and starts the client.
-    fn found(
+    pub(super) fn found(
         test_bed: &'m TestBed,
         hub: &'m Machine,
         machines: &'m [Machine],
         network: &'m Network<'m>,
     ) -> Result<Self> {
         let release = release(hub.path("/root")?.as_path())?;
+        Self::found_on(test_bed, hub, machines, network, release)
+    }
+
+    /// Adds a unit on each machine with this release of etcd, and starts the client.
+    fn found_on(
+        test_bed: &'m TestBed,
+        hub: &'m Machine,
+        machines: &'m [Machine],
+        network: &'m Network<'m>,
+        release: PathBuf,
+    ) -> Result<Self> {
         let (deployment, units) = (deployment_on(network)?, vec![String::new(); UNITS]);
         let mut scene = Self { test_bed, hub, machines, network, release, deployment, units, load: None };
         scene.add_units(&[0, 1, 2])?;
@@ -138,7 +167,7 @@ impl<'m> Scene<'m> {
     }
 
     /// Adds units on these machines, from which everything of an earlier unit is removed.
-    fn add_units(&mut self, places: &[usize]) -> Result<()> {
+    pub(super) fn add_units(&mut self, places: &[usize]) -> Result<()> {
         for place in places {
             let machine = &self.machines[*place];
             let _ = machine.attempt(&["systemctl", "disable", "--now", "etcd.service"])?;
@@ -161,7 +190,7 @@ impl<'m> Scene<'m> {
     }
 
     /// Gives the client what the relation `db` contains.
-    fn serve_client(&mut self) -> Result<()> {
+    pub(super) fn serve_client(&mut self) -> Result<()> {
         let model = &self.deployment.model;
         let text = client(&self.deployment)?.check_same(model, &model.units(APPLICATION))?;
         let text: Databag = text.context("there is no unit")?;
@@ -169,7 +198,7 @@ impl<'m> Scene<'m> {
     }
 
     /// Stops the client, and compares the data of all members.
-    fn finish(mut self) -> Result<(usize, Duration)> {
+    pub(super) fn finish(mut self) -> Result<(usize, Duration)> {
         let outcome = self.load.take().context("no client was started")?.finish()?;
         let units = self.deployment.model.units(APPLICATION);
         check_cluster(&self.deployment, &units.iter().collect::<Vec<_>>())?;
@@ -177,7 +206,7 @@ impl<'m> Scene<'m> {
     }
 
     /// Runs `update-status` of all units until `check` succeeds, and returns how often.
-    fn update_until(&mut self, check: &dyn Fn(&Self) -> Result<()>) -> Result<usize> {
+    pub(super) fn update_until(&mut self, check: &dyn Fn(&Self) -> Result<()>) -> Result<usize> {
         let mut updates = 0;
         loop {
             self.deployment.update_all()?;
@@ -206,7 +235,7 @@ impl<'m> Scene<'m> {
 
     /// Checks that exactly the units that Juju knows are voters at their addresses and healthy, and that clients get these
     /// addresses.
-    fn check_healthy(&self) -> Result<()> {
+    pub(super) fn check_healthy(&self) -> Result<()> {
         self.check_healthy_for_clients_at(&|place| self.network.address(place))
     }
 
@@ -347,14 +376,19 @@ impl<'m> Scene<'m> {
 
     /// One of two members is lost. The other one has no majority: its status has the commands that bring its data back.
     fn lose_majority(&mut self) -> Result<()> {
-        let unit = self.units[0].clone();
         self.lose(1)?;
+        self.restore_last(0)
+    }
+
+    /// Restores the data of the last unit by the commands in its status.
+    pub(super) fn restore_last(&mut self, place: usize) -> Result<()> {
+        let unit = self.units[place].clone();
         let stop = "systemctl stop etcd.service";
         let move_away = "mv /var/lib/etcd/default/member PLACE";
         let restore = format!("juju run {unit} restore snapshot=PLACE/snap/db allow-unhashed=true");
         let next = format!("blocked next: {stop}; {move_away}; {restore}");
         self.update_until(&|scene| scene.deployment.check_status(&unit, &[&next, "no leader"]))?;
-        let machine = &self.machines[0];
+        let machine = &self.machines[place];
         for command in [stop, move_away] {
             let command = command.replace("PLACE", PLACE);
             machine.run(&command.split(' ').collect::<Vec<_>>())?;

@@ -25,8 +25,6 @@ use super::deployment::{APPLICATION, Provider};
 
 /// The name of the provider's application.
 pub const PROVIDER: &str = "self-signed-certificates";
-/// The option `certificate-validity`.
-const VALIDITY: Duration = Duration::from_secs(90 * DAY);
 const DAY: u64 = 24 * 60 * 60;
 
 /// The provider. Its clones are the same one: the deployment lets it answer, and a scenario changes its behaviour.
@@ -41,14 +39,20 @@ struct State {
     is_silent: bool,
     /// How long before now its certificates begin.
     age: Duration,
+    /// How long they are valid.
+    validity: Duration,
 }
 
 impl SelfSigned {
+    /// The option `certificate-validity`.
+    pub const VALIDITY: Duration = Duration::from_secs(90 * DAY);
+
     /// Relates the provider to the application.
     pub fn relate(model: &mut Model) -> Result<Self> {
         let relation = model.relate(&[(APPLICATION, "certificates"), (PROVIDER, "certificates")]);
         let (issued, authority) = (BTreeMap::new(), authority()?);
-        let state = State { relation, authority, issued, is_silent: false, age: Duration::ZERO };
+        let (age, validity) = (Duration::ZERO, Self::VALIDITY);
+        let state = State { relation, authority, issued, is_silent: false, age, validity };
         Ok(Self(Rc::new(RefCell::new(state))))
     }
 
@@ -60,6 +64,11 @@ impl SelfSigned {
     /// Makes the certificates that it issues from now on begin in the past.
     pub fn backdate(&self, age: Duration) {
         self.0.borrow_mut().age = age;
+    }
+
+    /// Sets how long the certificates are valid that it issues from now on.
+    pub fn set_validity(&self, validity: Duration) {
+        self.0.borrow_mut().validity = validity;
     }
 
     /// Takes a new authority. All certificates are revoked, as after a change of the provider's options, and issued again.
@@ -108,7 +117,7 @@ impl State {
     fn sign(&self, request: &str) -> Result<Value> {
         let (mut leaf, key) = read(request)?;
         let now = date_time_ymd(1970, 1, 1) + SystemTime::now().duration_since(UNIX_EPOCH)?;
-        (leaf.not_before, leaf.not_after) = (now - self.age, now - self.age + VALIDITY);
+        (leaf.not_before, leaf.not_after) = (now - self.age, now - self.age + self.validity);
         leaf.use_authority_key_identifier_extension = true;
         let (ca, issuer) = &self.authority;
         let certificate = leaf.signed_by(&key, issuer)?.pem();

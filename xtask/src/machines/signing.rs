@@ -20,7 +20,7 @@ use super::test_bed::TestBed;
 
 const HEALTHY: &str = "active 1 member, healthy";
 /// Certificates that began so long ago end in five days: more than nine tenths of their 90 days have passed.
-const AGE: Duration = Duration::from_secs(85 * 24 * 60 * 60);
+pub(super) const AGE: Duration = Duration::from_secs(85 * 24 * 60 * 60);
 /// Where the certificates of a client are that has not learned anything since the beginning.
 const OLD_CLIENT: &str = "/root/old-client";
 
@@ -205,7 +205,7 @@ fn put_as_old_client(machine: &Machine) -> Result<()> {
 }
 
 /// Makes files look as if they had been written so long ago.
-fn make_older(machine: &Machine, age: &str, names: &[&str]) -> Result<()> {
+pub(super) fn make_older(machine: &Machine, age: &str, names: &[&str]) -> Result<()> {
     for name in names {
         machine.run(&["touch", "-d", &format!("{age} ago"), &format!("{TLS}/{name}")])?;
     }

@@ -74,6 +74,11 @@ impl Hook {
         Self::plain("upgrade-charm", Done::Nothing)
     }
 
+    /// A hook of the storage `data`: `attached` or `detaching`.
+    pub fn of_storage(event: &str) -> Self {
+        Self::plain(&format!("data-storage-{event}"), Done::Nothing)
+    }
+
     fn of_relation(id: &str, event: &str, remote: Option<&str>, done: Done) -> Self {
         let endpoint = id.split(':').next().unwrap_or_default();
         Self {

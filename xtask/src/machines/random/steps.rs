@@ -109,13 +109,14 @@ impl fmt::Display for Event {
         let kind = match kind {
             AccidentKind::HookKilled => "hook killed",
             AccidentKind::PowerFailure => "power failure",
+            AccidentKind::MachineLost => "machine lost",
             AccidentKind::LeadershipLost => "leadership lost",
         };
         match when {
             When::Round { rounds, choice, delay } => {
                 write!(f, "; {kind} after {rounds} rounds and {} ms, choice {choice}", delay.as_millis())
             }
-            When::File { unit, path } => write!(f, "; {kind} of {unit} at {path}"),
+            When::File { unit, path, .. } => write!(f, "; {kind} of {unit} at {path}"),
         }
     }
 }
