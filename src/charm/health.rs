@@ -13,10 +13,12 @@ use super::unit_record::{DataState, RecordedMember, UnitRecord, open_data_dir};
 use crate::commands::Environment;
 use crate::error::Subcommand;
 use crate::etcd;
+use crate::etcd::backend::Backend;
 use crate::etcd::client::Client;
 use crate::etcd::diagnose::is_permission_denied;
 use crate::etcd::maintenance::Voters;
 use crate::etcd::site::Site;
+use crate::exchange::MEMBER;
 use crate::juju::{Juju, Status};
 use crate::system::stderr;
 use anyhow::{Context, Result};
@@ -27,6 +29,8 @@ use std::time::Duration;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an etcd that has been running may take to respond.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an etcd may take to report that it has no leader.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to ask an etcd once more that was waited for in vain.
 const LAST_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -57,7 +61,7 @@ pub fn report_own_etcd(
         Err(error) => return Ok(status_of_error(&error, "looking for etcd")),
     };
     let (status, member) =
-        health(juju, environment, &site, timeout, &next, &|silent| without_leader(facts, silent));
+        health(juju, environment, &site, timeout, &next, &|answers| without_leader(facts, answers));
     let status = match member.as_ref().filter(|answer| answer.is_learner) {
         Some(answer) => status_of_learner(answer, facts),
         None => status,
@@ -135,13 +139,17 @@ fn describe_voters(voters: &Voters) -> String {
     }
 }
 
-/// Returns the status of a unit with an etcd that answers without a leader, or `None` if no other unit ever had a member.
-fn without_leader(facts: &Facts, own: &etcd::client::Status) -> Option<Status> {
+/// Returns the status of a unit with an etcd that has no leader, or `None` if no other unit ever had a member. `answers` is whether
+/// it answers at all.
+fn without_leader(facts: &Facts, answers: bool) -> Option<Status> {
     let voters = announced_voters(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir);
     if !voters.iter().any(|voter| voter.current_members().is_ok()) {
-        return all_moved(&facts.cluster, own.revision).or_else(|| {
+        return all_moved(&facts.cluster, &revision(&facts.data_dir)).or_else(|| {
             without_majority(&facts.cluster, &facts.method.service().stop_command(), &facts.data_dir)
         });
+    }
+    if !answers {
+        return None;
     }
     let port = facts.options.as_ref().map_or(0, |options| options.management_port);
     Some(Status::blocked(
@@ -153,11 +161,17 @@ fn without_leader(facts: &Facts, own: &etcd::client::Status) -> Option<Status> {
     ))
 }
 
+/// Returns the revision of the data, as its file has it: an etcd without a majority writes nothing to it.
+fn revision(data_dir: &Path) -> String {
+    let found = Backend::open(&data_dir.join(MEMBER).join("snap/db")).and_then(|file| file.revision());
+    found.map_or_else(|_| "unknown".to_owned(), |revision| revision.to_string())
+}
+
 /// Returns the status of a unit whose address has changed, while no other member answers: perhaps all addresses have changed at the
 /// same time. `None` if its address is the one that etcd lists, or there are no other units.
 ///
 /// One member at its listed address is enough: the others reach it, and then change their own addresses in etcd.
-fn all_moved(cluster: &ClusterFacts, revision: i64) -> Option<Status> {
+fn all_moved(cluster: &ClusterFacts, revision: &str) -> Option<Status> {
     let listed = cluster.own.peer.as_ref().filter(|_| cluster.has_moved())?;
     let others: Vec<&str> = cluster.other_units().collect();
     let others = Some(others.join(" ")).filter(|others| !others.is_empty())?;
@@ -204,7 +218,7 @@ fn health(
     site: &Site,
     timeout: Duration,
     next: &str,
-    no_leader: &dyn Fn(&etcd::client::Status) -> Option<Status>,
+    no_leader: &dyn Fn(bool) -> Option<Status>,
 ) -> (Status, Option<etcd::client::Status>) {
     let client = Client::new(site);
     let answer = client.wait_until_serving(timeout, &mut || Ok(()));
@@ -221,8 +235,13 @@ fn health(
             return (Status::active("etcd is serving; more is unknown without its password"), None);
         }
         Err(error) => {
-            let silent = client.status().ok().filter(|status| !status.has_leader);
-            let status = silent.and_then(|silent| no_leader(&silent));
+            // An etcd that was started without a majority accepts connections, and answers nothing.
+            let status = match client.status_within(CHECK_TIMEOUT) {
+                Ok(status) if status.has_leader => None,
+                Ok(_) => no_leader(true),
+                Err(_) if client.is_listening() => no_leader(false),
+                Err(_) => None,
+            };
             let other = || Status::blocked(&format!("etcd is not serving: {error:#}"), next);
             return (status.unwrap_or_else(other), None);
         }
@@ -335,7 +354,7 @@ mod tests {
         let peer = |number: u8| format!("https://10.0.0.{number}:2380");
         facts.own.peer = Some(peer(1));
         facts.urls = Some(Urls { peer: peer(101), client: "https://10.0.0.101:2379".into() });
-        let message = all_moved(&facts, 7).unwrap().message;
+        let message = all_moved(&facts, "7").unwrap().message;
         assert!(message.starts_with("next: start etcd on etcd/1; if all addresses have changed, give one"));
         for part in
             ["the highest revision (here 7)", "juju remove-unit", "no longer that of https://10.0.0.1:"]
@@ -344,10 +363,10 @@ mod tests {
         }
         // The others are removed: the status has the way to restore its data.
         facts.units.remove("etcd/1");
-        assert_eq!(all_moved(&facts, 7), None);
+        assert_eq!(all_moved(&facts, "7"), None);
         facts.units.insert("etcd/1".into(), GoalUnit::default());
         facts.urls = Some(Urls { peer: peer(1), client: "https://10.0.0.1:2379".into() });
-        assert_eq!(all_moved(&facts, 7), None);
+        assert_eq!(all_moved(&facts, "7"), None);
     }
 
     #[test]

@@ -43,6 +43,10 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(15);
 /// The time after which etcdctl gives up if it is not set.
 const DEFAULT_COMMAND_TIMEOUT: &str = "5s";
+/// The same time, for the status.
+const DEFAULT_STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time that a member has at least for its status: on a busy computer, etcdctl needs that to start.
+const MIN_STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 /// etcdctl is a Go program that holds a few MiB while it saves. So Go collects garbage every few MiB that arrive, on
 /// all cores at once. If it collects at five times the memory in use, and on half of the cores, it needs 3.6 s of
 /// processor time for 1.4 GB instead of 5.9 s, and 70 MiB of memory instead of 45; etcd needs 4.8 s instead of 6
@@ -76,8 +80,18 @@ impl Client {
     /// # Errors
     /// The member does not answer.
     pub fn status(&self) -> Result<Status> {
-        let answer: Vec<StatusAnswer> =
-            self.ask(&["endpoint", "status"]).context("asking etcd for its status")?;
+        self.status_within(QUERY_TIMEOUT)
+    }
+
+    /// Returns the member's status, if it answers within `limit`. etcdctl gives up earlier by itself if that is long.
+    ///
+    /// # Errors
+    /// The member does not answer.
+    pub fn status_within(&self, limit: Duration) -> Result<Status> {
+        let own_limit = format!("{}ms", limit.min(DEFAULT_STATUS_TIMEOUT).as_millis());
+        let answer: Vec<StatusAnswer> = self
+            .ask_within(QUERY_TIMEOUT, &own_limit, &["endpoint", "status"])
+            .context("asking etcd for its status")?;
         match <[StatusAnswer; 1]>::try_from(answer) {
             Ok([one]) => Ok(one.into()),
             Err(all) => bail!("asking etcd for its status: {} members answered instead of one", all.len()),
@@ -100,7 +114,8 @@ impl Client {
             alive()?;
             // etcdctl waits for seconds for a listener that comes up within milliseconds.
             if self.is_listening() {
-                match self.status() {
+                let left = until.saturating_duration_since(Instant::now()).max(MIN_STATUS_TIMEOUT);
+                match self.status_within(left) {
                     Ok(status) if status.has_leader => return Ok(status),
                     Ok(status) => last = format!("no leader {}", status.errors.join("; ")),
                     Err(error) if !may_be_temporary(&error) => return Err(error),
