@@ -8,6 +8,7 @@ use super::lost_manifest;
 use super::record::{ArchiveIdentity, Record, archive_of, record_name};
 use super::retention::Policy;
 use super::sidecar::{Sidecar, is_encrypted, is_sidecar, sidecar_name};
+use crate::archive::name::distinct_name;
 use crate::archive::tail::manifest_at_end;
 use crate::error::describe_inline;
 use crate::progress::Sink;
@@ -330,7 +331,7 @@ impl Repository {
         let mut in_folder = self.made.iter().filter(|(_, made)| made.folder.as_ref() == Some(&folder));
         let is_this = |own_name: &str, made: &MadeArchive| match own_name == file {
             true => !self.has_distinct_name(name, made),
-            false => made.distinct_name(own_name).as_deref() == Some(file),
+            false => name_next_to_another(own_name, made).as_deref() == Some(file),
         };
         let (_, made) = in_folder.find(|(own_name, made)| is_this(own_name, made))?;
         Some(made.clone())
@@ -338,7 +339,8 @@ impl Repository {
 
     /// Whether `made` has a distinct name in the destination, next to another archive with this `name`.
     fn has_distinct_name(&self, name: &str, made: &MadeArchive) -> bool {
-        made.distinct_name(name).is_some_and(|distinct| !matches!(self.store.head(&distinct), Ok(None)))
+        name_next_to_another(name, made)
+            .is_some_and(|distinct| !matches!(self.store.head(&distinct), Ok(None)))
     }
 
     /// Returns the current state of `entry`, and its blob.
@@ -436,6 +438,12 @@ impl Repository {
             ErrorScope::NotFound | ErrorScope::Changed | ErrorScope::Blob => Ok(describe_inline(&error)),
         }
     }
+}
+
+/// Returns the name that `made` has in a destination with another archive of the name `name`. `None` if its run did not
+/// record its hash.
+fn name_next_to_another(name: &str, made: &MadeArchive) -> Option<String> {
+    Some(distinct_name(name, made.sha256.as_deref()?))
 }
 
 #[cfg(test)]

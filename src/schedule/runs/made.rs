@@ -3,7 +3,6 @@
 //!
 //! Like the records, they must only ever be used for reports.
 
-use crate::archive::name::distinct_name;
 use crate::system::durable::Dir;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -24,14 +23,6 @@ pub struct MadeArchive {
     pub sha256: Option<String>,
     /// Its folder in each destination, with a slash at its end.
     pub folder: Option<String>,
-}
-
-impl MadeArchive {
-    /// Returns the name that it has in a destination that already had another archive of its own `name`. `None` if its
-    /// run did not record the hash.
-    pub fn distinct_name(&self, name: &str) -> Option<String> {
-        Some(distinct_name(name, self.sha256.as_deref()?))
-    }
 }
 
 /// Archives that runs made, by their names.
