@@ -16,7 +16,7 @@ use crate::schedule::runs::{MadeArchive, MadeArchives};
 use crate::store::flat_directory::FlatDirectory;
 use crate::store::{Blob, BlobStore, Deletion, ErrorScope};
 use crate::system::interrupt;
-use crate::system::threads::{join, spawn_scoped};
+use crate::system::threads::{join, spawn_one_of_many};
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -189,7 +189,7 @@ impl Repository {
             let shares: Vec<_> = (entries.chunks(entries.len().div_ceil(threads).max(1)))
                 .map(|share| {
                     let work = move || Ok(share.iter().map(delete).collect::<Vec<_>>());
-                    (share.len(), spawn_scoped(scope, "delete", work))
+                    (share.len(), spawn_one_of_many(scope, "delete", work))
                 })
                 .collect();
             let joined = shares.into_iter().map(|(length, thread)| (length, thread.and_then(join)));
@@ -247,7 +247,9 @@ impl Repository {
         let shares: Vec<Result<Vec<Entry>>> = thread::scope(|scope| {
             let shares = archives.chunks(archives.len().div_ceil(THREADS).max(1));
             let threads: Vec<_> = shares
-                .map(|share| spawn_scoped(scope, "list", move || share.iter().filter_map(describe).collect()))
+                .map(|share| {
+                    spawn_one_of_many(scope, "list", move || share.iter().filter_map(describe).collect())
+                })
                 .collect();
             threads.into_iter().map(|thread| thread.and_then(join)).collect()
         });
@@ -328,12 +330,13 @@ impl Repository {
     fn made_as(&self, name: &str) -> Option<MadeArchive> {
         let Some((folder, file)) = name.rsplit_once('/') else { return self.made.get(name).cloned() };
         let folder = format!("{folder}/");
-        let mut in_folder = self.made.iter().filter(|(_, made)| made.folder.as_ref() == Some(&folder));
-        let is_this = |own_name: &str, made: &MadeArchive| match own_name == file {
-            true => !self.has_distinct_name(name, made),
-            false => name_next_to_another(own_name, made).as_deref() == Some(file),
-        };
-        let (_, made) = in_folder.find(|(own_name, made)| is_this(own_name, made))?;
+        let is_in_folder = |made: &&MadeArchive| made.folder.as_ref() == Some(&folder);
+        if let Some(made) = self.made.get(file).filter(is_in_folder) {
+            return (!self.has_distinct_name(name, made)).then(|| made.clone());
+        }
+        let mut in_folder = self.made.iter().filter(|(_, made)| is_in_folder(made));
+        let (_, made) =
+            in_folder.find(|(name, made)| name_next_to_another(name, made).as_deref() == Some(file))?;
         Some(made.clone())
     }
 

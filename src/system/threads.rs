@@ -8,6 +8,9 @@ use super::sabotage::{self, Flaw};
 use anyhow::{Context, Result, anyhow};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
+/// The stack of one of many threads, in bytes: half of the usual one.
+const SMALL_STACK: usize = 1 << 20;
+
 /// Runs `work` on a thread of its own that is called `name`. It belongs to the [`Cancellation`] of the caller.
 ///
 /// # Errors
@@ -17,12 +20,33 @@ pub fn spawn_scoped<'scope, T: Send + 'scope>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'scope,
 ) -> Result<ScopedJoinHandle<'scope, T>> {
+    spawn(scope, Builder::new(), name, work)
+}
+
+/// Runs `work` as [`spawn_scoped`] does, on one of many threads that exist at the same time: its stack is smaller.
+///
+/// # Errors
+/// Fails if the thread cannot be started.
+pub fn spawn_one_of_many<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>> {
+    spawn(scope, Builder::new().stack_size(SMALL_STACK), name, work)
+}
+
+fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    builder: Builder,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>> {
     let cancellation = Cancellation::current();
     let work = move || cancellation.run(work);
     if sabotage::asked(Flaw::PanicForThread) {
         return Ok(scope.spawn(work));
     }
-    let started = Builder::new().name(name.to_owned()).spawn_scoped(scope, work);
+    let started = builder.name(name.to_owned()).spawn_scoped(scope, work);
     started.with_context(|| format!("starting the thread `{name}`"))
 }
 
