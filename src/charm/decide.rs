@@ -143,12 +143,12 @@ fn run_plan(facts: &Facts) -> Plan {
     let marks_as_served = lacks_only_served_mark(facts);
     let differs = facts.current_config.as_ref() != Some(&facts.wanted_config);
     let is_outdated = (differs || !facts.is_service_set_up) && !marks_as_served;
-    let upgrades = facts.prepared_upgrade.is_some();
-    let needs_restart = facts.is_running && (is_outdated || facts.runs_old_config || upgrades);
+    let is_upgrade_prepared = facts.prepared_upgrade.is_some();
     // Without other members, a new version cannot show that it serves, and the earlier one would be put back.
-    let upgrades = upgrades && !facts.cluster.is_down;
-    let restarts =
-        facts.is_running && (is_outdated || facts.runs_old_config || upgrades) && may_restart(&facts.cluster);
+    let upgrades = is_upgrade_prepared && !facts.cluster.is_down;
+    let is_stale = is_outdated || facts.runs_old_config;
+    let needs_restart = facts.is_running && (is_stale || is_upgrade_prepared);
+    let restarts = facts.is_running && (is_stale || upgrades) && may_restart(&facts.cluster);
     // A unit that waits for its turn keeps its file too: a crash of its etcd must not be a restart.
     if is_outdated && (restarts || !facts.is_running) {
         steps.push(Step::Configure);

@@ -11,7 +11,7 @@ use crate::system::durable::{Dir, PUBLIC};
 use anyhow::{Context, Result};
 use std::path::Path;
 
-/// The file that names the unit whose files these are.
+/// The file with the name of the unit that the other files belong to.
 const OWNER: &str = "/etc/etcd-charm/unit";
 
 /// Forgets the files of an earlier unit, unless the files are those of `own`, and then records `own`. `is_set_up` is whether this

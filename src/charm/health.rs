@@ -167,7 +167,7 @@ fn revision(data_dir: &Path) -> String {
     found.map_or_else(|_| "unknown".to_owned(), |revision| revision.to_string())
 }
 
-/// Returns the status of a unit whose address has changed, while no other member answers: perhaps all addresses have changed at the
+/// Returns the status of a unit if its address has changed and no other member answers: perhaps all addresses have changed at the
 /// same time. `None` if its address is the one that etcd lists, or there are no other units.
 ///
 /// One member at its listed address is enough: the others reach it, and then change their own addresses in etcd.

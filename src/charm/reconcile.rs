@@ -117,7 +117,7 @@ impl HookRun<'_> {
         let (mut facts, gather_problem) = self.gather(&own, restore.clone())?;
         let owns_etcd = Some(facts.owns_etcd());
         let problem = self.write_backup_settings(&Ownership { own: &own, owns_etcd });
-        let mut plan = plan(&mut facts);
+        let mut plan = plan_for(&mut facts);
         forget_previous_programs(&facts, &plan);
         let mut failed = self.apply_steps(&plan.steps, &facts, &own, &mut lock);
         for _ in 1..MAX_PLANS {
@@ -125,7 +125,7 @@ impl HookRun<'_> {
                 break;
             }
             facts = gather::gather(self.juju, self.hook, &own, restore.clone())?;
-            plan = self::plan(&mut facts);
+            plan = plan_for(&mut facts);
             failed = self.apply_steps(&plan.steps, &facts, &own, &mut lock);
         }
         let waits = plan.again.then(|| Status::new("waiting", "waiting for etcd to list this unit"));
@@ -399,7 +399,7 @@ fn status_of_step(error: &anyhow::Error, step: Step, facts: &ClusterFacts) -> St
 
 /// Returns the plan for these facts. If etcd has to be restarted, and other units have members too, asks first whether any member
 /// serves.
-fn plan(facts: &mut Facts) -> Plan {
+fn plan_for(facts: &mut Facts) -> Plan {
     let plan = decide(facts);
     if !plan.needs_restart || facts.cluster.other_serving_unit().is_none() || gather::is_served(facts) {
         return plan;

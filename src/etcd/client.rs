@@ -42,9 +42,7 @@ pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// The timeout of a cheap query. etcdctl itself gives up after [`DEFAULT_COMMAND_TIMEOUT`].
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(15);
 /// The time after which etcdctl gives up if it is not set.
-const DEFAULT_COMMAND_TIMEOUT: &str = "5s";
-/// The same time, for the status.
-const DEFAULT_STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time that a member has at least for its status: on a busy computer, etcdctl needs that to start.
 const MIN_STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 /// etcdctl is a Go program that holds a few MiB while it saves. So Go collects garbage every few MiB that arrive, on
@@ -88,9 +86,8 @@ impl Client {
     /// # Errors
     /// The member does not answer.
     pub fn status_within(&self, limit: Duration) -> Result<Status> {
-        let own_limit = format!("{}ms", limit.min(DEFAULT_STATUS_TIMEOUT).as_millis());
         let answer: Vec<StatusAnswer> = self
-            .ask_within(QUERY_TIMEOUT, &own_limit, &["endpoint", "status"])
+            .ask_within(QUERY_TIMEOUT, limit.min(DEFAULT_COMMAND_TIMEOUT), &["endpoint", "status"])
             .context("asking etcd for its status")?;
         match <[StatusAnswer; 1]>::try_from(answer) {
             Ok([one]) => Ok(one.into()),
@@ -293,12 +290,13 @@ impl Client {
     fn ask_within<T: serde::de::DeserializeOwned>(
         &self,
         deadline: Duration,
-        command_timeout: &str,
+        command_timeout: Duration,
         words: &[&str],
     ) -> Result<T> {
         let asked = || {
             let command = self.program().args(words).args(["--write-out=json"]);
-            let running = command.env("ETCDCTL_COMMAND_TIMEOUT", command_timeout).start()?;
+            let limit = format!("{}ms", command_timeout.as_millis());
+            let running = command.env("ETCDCTL_COMMAND_TIMEOUT", limit).start()?;
             running.finish(deadline, &mut self.while_it_listens()).and_then(|output| output.json())
         };
         // etcdctl may end before its connection has reported why it fails.
@@ -359,12 +357,13 @@ impl Client {
 }
 
 /// Returns the time limit of a query, and the one after which etcdctl gives up.
-fn timeouts_of(words: &[&str]) -> (Duration, &'static str) {
+fn timeouts_of(words: &[&str]) -> (Duration, Duration) {
+    let seconds = Duration::from_secs;
     match words {
         // The default is too short for the hash of a large database on a busy disk.
-        ["endpoint", "hashkv", ..] => (Duration::from_secs(310), "300s"),
+        ["endpoint", "hashkv", ..] => (seconds(310), seconds(300)),
         // Counting millions of keys takes long on a busy disk. `status`, which comes first, detects a dead member sooner.
-        ["get", ..] => (Duration::from_secs(70), "60s"),
+        ["get", ..] => (seconds(70), seconds(60)),
         _ => (QUERY_TIMEOUT, DEFAULT_COMMAND_TIMEOUT),
     }
 }

@@ -89,7 +89,7 @@ impl Service {
     }
 
     /// Stops etcd on a database of `bytes`, as [`stop`](Self::stop) does. A systemd unit's etcd that hangs is ended after 20 s
-    /// instead of 90: its member is missing in the cluster meanwhile.
+    /// instead of 90: during that time, the cluster has one member less.
     ///
     /// # Errors
     /// See [`stop`](Self::stop).

@@ -173,8 +173,8 @@ impl Backend {
         Ok(Some(ContentSummary { keys: live, hash }))
     }
 
-    /// Reads the keys whose digests begin with `first` or a higher number, as many as fit in memory. Calls `look_at`
-    /// for each record after the compaction.
+    /// Reads the range of keys that begins at `first`, as far as it fits in memory. Calls `look_at` for each record after
+    /// the compaction.
     fn keys_from(
         &self,
         first: u32,
@@ -241,7 +241,7 @@ impl Backend {
     }
 }
 
-/// The keys whose digests begin with the numbers `first` to `last`. The range gets smaller when its keys no longer fit
+/// A range of keys, by the first 32 bits of their digests: `first` to `last`. It gets smaller when its keys no longer fit
 /// in memory.
 #[derive(Debug)]
 struct KeyRange {

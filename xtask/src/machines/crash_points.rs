@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::charm::empty;
 use super::deployment::{APPLICATION, Accident, AccidentKind, Deployment, When};
+use super::failures;
 use super::machine::Machine;
 use super::network::Network;
 use super::scaling::{
@@ -59,9 +59,7 @@ const MAX_UPDATES: usize = 2;
 
 /// One unit starts a cluster, and another one joins it and leaves it again: with each accident at each point.
 pub fn all(test_bed: &TestBed) -> Result<String> {
-    let hub = Machine::boot(&test_bed.root)?;
-    hub.run(&["systemctl", "disable", "--now", "etcd.service"])?;
-    let machines = [empty(test_bed)?, empty(test_bed)?];
+    let (hub, machines) = failures::boot(test_bed)?;
     let network = Network::create(&hub, &machines)?;
     let release = release(hub.path("/root")?.as_path())?;
     let mut accidents = 0;
@@ -94,9 +92,7 @@ pub fn all(test_bed: &TestBed) -> Result<String> {
 /// One of two units gets another address, and restarts for an option, with each accident at each point. Then the machine of a unit
 /// that joins is lost, and the power of the only voter fails while another unit is a learner.
 pub fn of_members(test_bed: &TestBed) -> Result<String> {
-    let hub = Machine::boot(&test_bed.root)?;
-    hub.run(&["systemctl", "disable", "--now", "etcd.service"])?;
-    let machines = [empty(test_bed)?, empty(test_bed)?];
+    let (hub, machines) = failures::boot(test_bed)?;
     let network = Network::create(&hub, &machines)?;
     let release = release(hub.path("/root")?.as_path())?;
     let mut cluster = Cluster::found(test_bed, &machines, &network, &release, None)?;
@@ -128,9 +124,7 @@ pub fn of_members(test_bed: &TestBed) -> Result<String> {
 /// On the etcd in `bin`: a unit joins a cluster of one and leaves it again, and its hook is killed at each point of joining. Returns
 /// the number of points.
 pub(super) fn joining_on_etcd(test_bed: &TestBed, bin: &Path) -> Result<usize> {
-    let hub = Machine::boot(&test_bed.root)?;
-    hub.run(&["systemctl", "disable", "--now", "etcd.service"])?;
-    let machines = [empty(test_bed)?, empty(test_bed)?];
+    let (hub, machines) = failures::boot(test_bed)?;
     let network = Network::create(&hub, &machines)?;
     let release = release_of(bin, &hub.path("/root")?)?;
     let mut cluster = Cluster::found(test_bed, &machines, &network, &release, None)?;
@@ -209,7 +203,7 @@ impl<'m> Cluster<'m> {
         Ok(())
     }
 
-    /// Adds the second unit, whose etcdctl can wait.
+    /// Adds the second unit, with an etcdctl that can wait.
     fn add_second(&mut self) -> Result<()> {
         self.second = self.add_unit(1)?;
         let second = self.second.clone();

@@ -37,9 +37,8 @@ pub fn all_ended(test_bed: &TestBed) -> Result<String> {
     let without = scene.end_and_replace(true).context("no connection is left")?;
     check_cluster(&scene.deployment, &scene.units.iter().collect::<Vec<_>>())?;
     Ok(format!(
-        "reported while the provider did not answer; with certificates of a new CA all members served again, after {} \
-         update-status while old connections lasted, and after {} without any",
-        with_connections, without
+        "reported while the provider did not answer; with certificates of a new CA all members served again, after \
+         {with_connections} update-status while old connections lasted, and after {without} without any"
     ))
 }
 

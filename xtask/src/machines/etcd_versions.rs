@@ -28,8 +28,7 @@ const BROKEN: &str = "3.5.99";
 
 /// Grows to three units and shrinks, on the newest 3.4, which no package registry has.
 pub fn newest_3_4(test_bed: &TestBed) -> Result<String> {
-    let named = etcd::named_by_variable(&etcd::OLD)?;
-    grow_and_shrink(test_bed, &named.with_context(|| format!("{} is not set", etcd::OLD.variable))?)
+    grow_and_shrink(test_bed, &programs_of_3_4()?)
 }
 
 /// Grows to three units and shrinks, on the newest 3.5.
@@ -42,14 +41,18 @@ pub fn newest_3_6(test_bed: &TestBed) -> Result<String> {
     grow_and_shrink(test_bed, &programs(NEWEST_3_6)?)
 }
 
+/// Returns the programs of the newest 3.4. They have to be named by a variable.
+fn programs_of_3_4() -> Result<PathBuf> {
+    etcd::named_by_variable(&etcd::OLD)?.with_context(|| format!("{} is not set", etcd::OLD.variable))
+}
+
 pub(super) fn programs(version: &str) -> Result<PathBuf> {
     etcd::of_version(&workspace::target_directory()?, version)
 }
 
 /// Failures on the newest 3.4, which no package registry has.
 pub fn failures_3_4(test_bed: &TestBed) -> Result<String> {
-    let named = etcd::named_by_variable(&etcd::OLD)?;
-    failures_on(test_bed, &named.with_context(|| format!("{} is not set", etcd::OLD.variable))?)
+    failures_on(test_bed, &programs_of_3_4()?)
 }
 
 /// Failures on the newest 3.5.

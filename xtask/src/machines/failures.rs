@@ -41,7 +41,7 @@ const PLACE: &str = "/srv/member";
 /// The three units change their addresses, one after the other: the first, which leads, and the last while they run, and the
 /// second at a boot. Then clients get a network of their own.
 pub fn addresses(test_bed: &TestBed) -> Result<String> {
-    let (hub, machines) = boot(test_bed)?;
+    let (hub, machines) = boot::<UNITS>(test_bed)?;
     let network = Network::create(&hub, &machines)?;
     let mut scene = Scene::found(test_bed, &hub, &machines, &network)?;
     let mut updates = 0;
@@ -70,7 +70,7 @@ pub fn addresses(test_bed: &TestBed) -> Result<String> {
 /// Units are cut off from the others, leave at the same time, and are lost one after the other with their machines. The last one
 /// then has no majority, and gets its data back by the commands in its status.
 pub fn losses(test_bed: &TestBed) -> Result<String> {
-    let (hub, machines) = boot(test_bed)?;
+    let (hub, machines) = boot::<UNITS>(test_bed)?;
     let network = Network::create(&hub, &machines)?;
     let mut scene = Scene::found(test_bed, &hub, &machines, &network)?;
     scene.cut_off(2, Cut::FromPeers).context("etcd/2 cannot reach the other members")?;
@@ -94,7 +94,7 @@ pub fn losses(test_bed: &TestBed) -> Result<String> {
 /// On the etcd in `bin`: a unit changes its address, one is cut off from the other members and one from all machines, and one is
 /// lost. Returns the number of writes, and the longest pause between two of them.
 pub(super) fn on_etcd(test_bed: &TestBed, bin: &Path) -> Result<(usize, Duration)> {
-    let (hub, machines) = boot(test_bed)?;
+    let (hub, machines) = boot::<UNITS>(test_bed)?;
     let network = Network::create(&hub, &machines)?;
     let release = release_of(bin, &hub.path("/root")?)?;
     let mut scene = Scene::found_on(test_bed, &hub, &machines, &network, release)?;
@@ -109,12 +109,12 @@ pub(super) fn on_etcd(test_bed: &TestBed, bin: &Path) -> Result<(usize, Duration
     Ok((writes, pause))
 }
 
-/// Boots the machine of the client, to which the others are connected, and three machines without etcd.
-pub(super) fn boot(test_bed: &TestBed) -> Result<(Machine, Vec<Machine>)> {
+/// Boots the machine of the client, to which the others are connected, and machines without etcd.
+pub(super) fn boot<const COUNT: usize>(test_bed: &TestBed) -> Result<(Machine, [Machine; COUNT])> {
     let hub = Machine::boot(&test_bed.root)?;
     hub.run(&["systemctl", "disable", "--now", "etcd.service"])?;
-    let machines = (0..UNITS).map(|_| empty(test_bed)).collect::<Result<_>>()?;
-    Ok((hub, machines))
+    let machines = (0..COUNT).map(|_| empty(test_bed)).collect::<Result<Vec<_>>>()?;
+    Ok((hub, machines.try_into().ok().context("a machine is missing")?))
 }
 
 /// A partition. The unit still reaches the controller.

@@ -9,7 +9,7 @@ use super::test_bed::TestBed;
 /// All addresses change. First one of them comes back, which is enough for all members to find each other. Then none comes back:
 /// the data of the unit with the highest revision is restored as the statuses say, and two units join it.
 pub fn all_units(test_bed: &TestBed) -> Result<String> {
-    let (hub, machines) = boot(test_bed)?;
+    let (hub, machines) = boot::<UNITS>(test_bed)?;
     let network = Network::create(&hub, &machines)?;
     let mut scene = Scene::found(test_bed, &hub, &machines, &network)?;
     scene.move_together(&[0, 1, 2])?;

@@ -19,8 +19,8 @@ use crate::command;
 const RECORDS: [&str; 2] =
     ["/usr/local/bin/.etcd.etcd-charm-failed", "/usr/local/bin/.etcd.etcd-charm-refused"];
 
-/// A unit whose upgrade has failed is removed, and a unit whose upgrade was refused is removed by force. The new units on their
-/// machines join, and have certificates of their own.
+/// Removes a unit after its upgrade has failed, and one by force after its upgrade was refused. The new units on the same machine
+/// join, and have new certificates.
 pub fn same_machine(test_bed: &TestBed) -> Result<String> {
     let (machines, release) = three_machines(test_bed)?;
     let at = machines[0].path("/root")?;

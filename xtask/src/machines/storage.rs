@@ -1,5 +1,5 @@
-//! Three units whose data is on a storage of Juju: it is not mounted after a boot, or it is detached and attached again. Their
-//! members are not replaced, because their data is not lost.
+//! Three units with their data on a storage of Juju. After a boot it is not mounted, or it is detached and attached again. The
+//! members are not replaced, because no data is lost.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::charm::empty;
 use super::deployment::Deployment;
+use super::failures;
 use super::machine::Machine;
 use super::network::Network;
 use super::scaling::{check_cluster, deployment_on, etcdctl, healthy, release};
@@ -23,9 +23,7 @@ const MAX_UPDATES: usize = 3;
 
 /// The storage of one of three is mounted later than etcd is started at a boot. Then it is detached from a unit that stays.
 pub fn of_members(test_bed: &TestBed) -> Result<String> {
-    let hub = Machine::boot(&test_bed.root)?;
-    hub.run(&["systemctl", "disable", "--now", "etcd.service"])?;
-    let machines = [empty(test_bed)?, empty(test_bed)?, empty(test_bed)?];
+    let (hub, machines) = failures::boot(test_bed)?;
     let network = Network::create(&hub, &machines)?;
     let release = release(&hub.path("/root")?)?;
     let mut deployment = deployment_on(&network)?;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use super::charm::empty;
 use super::deployment::{APPLICATION, Deployment};
 use super::easyrsa::Easyrsa;
+use super::failures;
 use super::machine::Machine;
 use super::network::{self, Network};
 use super::scaling::{check_cluster, etcdctl, healthy, release};
@@ -24,9 +24,7 @@ const REMARK: &str = "members that belong to no unit, and are never removed: ";
 /// An operator's member is first only added, and then runs, while units join, leave, and are removed by force. Their numbers are
 /// 1 and 10 and higher.
 pub fn never_removed(test_bed: &TestBed) -> Result<String> {
-    let hub = Machine::boot(&test_bed.root)?;
-    hub.run(&["systemctl", "disable", "--now", "etcd.service"])?;
-    let machines = [empty(test_bed)?, empty(test_bed)?, empty(test_bed)?];
+    let (hub, machines) = failures::boot(test_bed)?;
     let network = Network::create(&hub, &machines)?;
     let release = release(&hub.path("/root")?)?;
     let mut deployment = Deployment::new()?;
