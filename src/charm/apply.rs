@@ -87,7 +87,7 @@ impl Executor<'_> {
     /// be a learner, and etcd accepts only one.
     fn add_member(&self) -> Result<()> {
         let Facts { cluster, method, certificate_dir, .. } = self.facts;
-        let voters = gather::announced_voters(cluster, &method.etcdctl(), certificate_dir);
+        let voters = gather::voters_to_ask(cluster, &method.etcdctl(), certificate_dir);
         let mut members = cluster.members.clone().unwrap_or_default();
         for change in membership::changes(cluster, None) {
             if let Change::Remove(id, _) = change {

@@ -29,6 +29,22 @@ pub fn with_intermediates(certificate: &str, chain: &[String], ca: &str) -> Stri
 /// # Errors
 /// The reason, after "the certificate" as its subject.
 pub fn verify(chain: &str, authorities: &str, now: Timestamp) -> Result<()> {
+    match check(chain, authorities, now)? {
+        Ok(()) => Ok(()),
+        Err(error) => describe(&error).map_or(Ok(()), |reason| bail!(reason)),
+    }
+}
+
+/// Whether the certificates in `chain` lead to one in `authorities`. What cannot be read does not.
+pub fn leads_to(chain: &str, authorities: &str, now: Timestamp) -> bool {
+    use CertificateError::{BadSignature, UnknownIssuer};
+    match check(chain, authorities, now) {
+        Ok(outcome) => !matches!(outcome, Err(Error::InvalidCertificate(UnknownIssuer | BadSignature))),
+        Err(_) => false,
+    }
+}
+
+fn check(chain: &str, authorities: &str, now: Timestamp) -> Result<Result<(), Error>> {
     let mut certificates = parse(chain)?;
     if certificates.is_empty() {
         bail!("is missing");
@@ -44,10 +60,7 @@ pub fn verify(chain: &str, authorities: &str, now: Timestamp) -> Result<()> {
         .build()
         .context("has no CA")?;
     let now = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now.as_second())?));
-    match verifier.verify_client_cert(certificate, &intermediates, now) {
-        Ok(_) => Ok(()),
-        Err(error) => describe(&error).map_or(Ok(()), |reason| bail!(reason)),
-    }
+    Ok(verifier.verify_client_cert(certificate, &intermediates, now).map(drop))
 }
 
 fn parse(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
@@ -74,14 +87,14 @@ fn describe(error: &Error) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use rcgen::{
         BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose as Use, IsCa, Issuer, KeyPair,
         date_time_ymd,
     };
 
-    type Authority = (String, Issuer<'static, KeyPair>);
+    pub type Authority = (String, Issuer<'static, KeyPair>);
 
     fn params(name: &str) -> CertificateParams {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -90,7 +103,7 @@ mod tests {
         params
     }
 
-    fn authority(name: &str, issuer: Option<&Authority>) -> Authority {
+    pub fn authority(name: &str, issuer: Option<&Authority>) -> Authority {
         let mut params = params(name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -101,7 +114,7 @@ mod tests {
         (certificate.unwrap().pem().replace("\r\n", "\n"), Issuer::new(params, key))
     }
 
-    fn leaf(issuer: &Authority, uses: &[Use]) -> String {
+    pub fn leaf(issuer: &Authority, uses: &[Use]) -> String {
         let mut params = params("leaf");
         params.extended_key_usages = uses.to_vec();
         params.signed_by(&KeyPair::generate().unwrap(), &issuer.1).unwrap().pem().replace("\r\n", "\n")

@@ -3,6 +3,7 @@
 //! Must never plan a step if something is not as the charm left it. Then the plan is only a status.
 
 use super::certificates::Certificates;
+use super::cluster::facts::ClusterFacts;
 use super::cluster::role::{Role, role};
 use super::cluster::turn::may_restart;
 use super::etcd_config;
@@ -32,6 +33,11 @@ impl Plan {
 
     fn with_status(steps: Vec<Step>, status: Status) -> Self {
         Self { steps, status: Some(status), again: false, needs_restart: false }
+    }
+
+    /// Whether etcd does not run after the steps.
+    pub fn stops_etcd(&self) -> bool {
+        self.steps.contains(&Step::Stop)
     }
 
     /// Whether another unit has to restart its etcd first.
@@ -164,6 +170,15 @@ fn run_plan(facts: &Facts) -> Plan {
     match facts.is_running {
         true if restarts => steps.push(Step::Restart),
         true => {}
+        // etcd would end at once.
+        false if was_removed(&facts.cluster) => {
+            let dir = facts.data_dir.display();
+            let status = Status::blocked(
+                "the member of this unit was removed from the cluster",
+                &format!("mv {dir}/member PLACE (the other members have its data); then it joins again"),
+            );
+            return Plan::with_status(steps, status);
+        }
         // No etcd was started with this configuration: an earlier hook was interrupted, or its start failed.
         // A storage may have been mounted later than etcd was started, and no hook reports that.
         false
@@ -190,6 +205,12 @@ fn run_plan(facts: &Facts) -> Plan {
         return Plan { needs_restart: true, ..Plan::with_status(steps, status) };
     }
     Plan { steps, status: None, again: false, needs_restart }
+}
+
+/// Whether the other members list no member of this unit, which had one.
+fn was_removed(cluster: &ClusterFacts) -> bool {
+    let members = cluster.members.as_deref().filter(|members| !members.is_empty());
+    cluster.own.member.is_some() && members.is_some_and(|members| cluster.own_member(members).is_none())
 }
 
 /// Whether the configuration is as it should be, except for values that an etcd with data does not read.
@@ -325,7 +346,10 @@ fn data_obstacle(facts: &Facts) -> Option<Status> {
             Some(_) => None,
             None => Some(Status::blocked(
                 &format!("the data in {dir} is gone, and too few other members answer to replace it"),
-                "start etcd on the other units; if it is lost: juju remove-unit OTHERS, juju run UNIT restore",
+                &format!(
+                    "start etcd on the other units; if it is lost: juju remove-unit {}, juju run UNIT restore",
+                    facts.cluster.other_units().collect::<Vec<_>>().join(" ")
+                ),
             )),
         },
         DataState::Lost => Some(Status::blocked(

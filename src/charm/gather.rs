@@ -90,7 +90,8 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
     let mut cluster = cluster::gather(juju, &own.unit, listening.urls(options.as_ref().ok()))?;
     add_own_etcd(&mut cluster, version.as_ref(), listening.dir);
     let own_client = own_client(method, own_config, listening.dir);
-    ask_for_members(&mut cluster, has_member_dir, &method.etcdctl(), own_client, listening.dir);
+    let is_running = installed.is_some() && main_pid(method.systemd_unit()).is_some();
+    ask_for_members(&mut cluster, has_member_dir, is_running, &method.etcdctl(), own_client, listening.dir);
     let wanted_config = match &options {
         Ok(options) => {
             let joins = if has_member_dir { None } else { members_to_join(&cluster) };
@@ -101,7 +102,6 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
         Err(_) => String::new(),
     };
     let (has_install_guard, is_service_set_up) = inspect_service(method, &data_dir, storage.as_deref())?;
-    let is_running = installed.is_some() && main_pid(method.systemd_unit()).is_some();
     Ok(Facts {
         hook,
         restore,
@@ -175,19 +175,21 @@ fn add_own_etcd(facts: &mut ClusterFacts, version: Option<&Version>, certificate
     facts.certificate_user = common_name(&certificate_dir.join("client.crt"));
 }
 
-/// If this unit joins or leaves, asks the voters of other units for the members of the cluster, and then its own etcd. If its
-/// address has changed, asks whether its own etcd reaches them.
+/// If this unit joins or leaves, or its etcd does not run, asks the voters of other units for the members of the cluster, and then
+/// its own etcd. If its address has changed, asks whether its own etcd reaches them.
 fn ask_for_members(
     facts: &mut ClusterFacts,
     has_member_dir: bool,
+    is_running: bool,
     etcdctl: &Path,
     own_client: Option<Client>,
     certificate_dir: &Path,
 ) {
     let moved = own_client.as_ref().filter(|_| has_member_dir && facts.has_moved());
     facts.has_lost_peers = moved.is_some_and(|own| !cluster::reaches_peers(own));
-    if facts.is_dying() || !has_member_dir && facts.is_admitted() {
-        let mut voters = cluster::announced_voters(facts, etcdctl, certificate_dir);
+    let asks = if has_member_dir { !is_running } else { facts.is_admitted() };
+    if facts.is_dying() || asks {
+        let mut voters = cluster::voters_to_ask(facts, etcdctl, certificate_dir);
         voters.extend(own_client);
         cluster::ask_for_members(facts, &voters);
     }
@@ -205,8 +207,7 @@ pub fn is_served(facts: &Facts) -> bool {
 /// Returns the members in the form of the option `initial-cluster`, if they already include this unit.
 pub(super) fn members_to_join(facts: &ClusterFacts) -> Option<String> {
     let (members, urls) = (facts.members.as_ref()?, facts.urls.as_ref()?);
-    let is_listed = members.iter().any(|member| member.peer_urls.contains(&urls.peer));
-    is_listed.then(|| cluster::initial_cluster(members, &member_name(&facts.unit), &urls.peer))
+    facts.is_added().then(|| cluster::initial_cluster(members, &member_name(&facts.unit), &urls.peer))
 }
 
 /// Returns how etcd will be installed: as an earlier installation of this charm was, or as its options ask for.

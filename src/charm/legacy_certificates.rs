@@ -3,12 +3,14 @@
 //!
 //! The provider makes the private keys, and sends them in the relation's data. Must never put one into a message.
 
+use super::certificate_chain::leads_to;
 use super::certificates::CertificateNames;
 use super::issued_certificates::{Answer, IssuedCertificates};
 use super::pem;
 use crate::etcd::certificates::HostNames;
 use crate::juju::Databag;
 use crate::system::secret::Secret;
+use jiff::Timestamp;
 use std::collections::BTreeMap;
 
 /// Returns the request of `unit` for a certificate with these names: the data of this unit in the relation.
@@ -28,11 +30,22 @@ pub fn request(unit: &str, names: &CertificateNames) -> BTreeMap<String, String>
 }
 
 /// Returns the answer of the provider `app` to the request of `unit`, in the data of the provider's units. After a request for
-/// other names, the data has the earlier certificate until the provider replaces it.
-pub fn answer(app: &str, unit: &str, names: &CertificateNames, providers: &[Databag]) -> Answer {
-    let Some(issued) = issued(unit, providers) else {
+/// other names, the data has the earlier certificate until the provider replaces it. If it takes a new authority, its units may
+/// have one certificate of the old and one of the new one for a while.
+pub fn answer(
+    app: &str,
+    unit: &str,
+    names: &CertificateNames,
+    providers: &[Databag],
+    now: Timestamp,
+) -> Answer {
+    let of_one = || providers.iter().find_map(|one| issued(unit, std::slice::from_ref(one)));
+    let Some(issued) = of_one().or_else(|| issued(unit, providers)) else {
         return Answer::Waiting(format!("certificates from {app}"));
     };
+    if !leads_to(&issued.server_cert, &issued.ca, now) {
+        return Answer::Waiting(format!("certificates from {app} that its CA has issued"));
+    }
     let certified = HostNames::parse(issued.server_cert.as_bytes()).ok().flatten();
     let lacks = |host: &&String| !certified.as_ref().is_some_and(|names| names.include(host));
     match names.hosts.iter().find(lacks) {
@@ -63,6 +76,7 @@ fn key_prefix(unit: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::certificate_chain::tests::{authority, leaf};
     use super::*;
 
     fn data(pairs: &[(&str, &str)]) -> Databag {
@@ -102,6 +116,24 @@ mod tests {
         // The units of vault each have a part, and there are certificates in between.
         let vault = [data(&all[..3]), data(&[&all[3..], &[("chain", &chain)]].concat())];
         assert_eq!(issued("etcd/1", &vault).unwrap().server_cert, format!("{cert}{chain}"));
+    }
+
+    #[test]
+    fn a_certificate_and_another_authority_are_not_combined() {
+        let now = "2026-06-01T00:00:00Z".parse().unwrap();
+        let names = CertificateNames { common_name: "etcd-1".into(), hosts: [].into() };
+        let [old, new] = ["old", "new"].map(|name| authority(name, None));
+        let (cert, key) = (leaf(&new, &[]), pem("PRIVATE KEY", "canary"));
+        let server = [("etcd_1.server.cert", cert.as_str()), ("etcd_1.server.key", &key)];
+        let rest = |ca| [("ca", ca), ("client.cert", cert.as_str()), ("client.key", &key)];
+        let (stale, fresh) = (data(&rest(&old.0)), data(&rest(&new.0)));
+        let whole = data(&[&rest(&new.0)[..], &server].concat());
+        let answer = |providers: &[Databag]| answer("vault", "etcd/1", &names, providers, now);
+        let waits = |providers: &[Databag]| matches!(answer(providers), Answer::Waiting(why) if why.contains("its CA"));
+        assert!(waits(&[stale.clone(), data(&server)]));
+        for providers in [[fresh, data(&server)], [stale, whole]] {
+            assert!(matches!(answer(&providers), Answer::Issued(issued) if issued.ca == new.0));
+        }
     }
 
     #[test]

@@ -7,8 +7,10 @@ use super::cluster::apply::{apply, publish as write};
 use super::cluster::client_access::{LeaderView, client_access};
 use super::cluster::databag::{ApplicationData, UnitData};
 use super::cluster::facts::{ClusterFacts, member_name, status_of_refused_charm};
-use super::cluster::gather::{announced_voters, ask_for_members, other_voters};
-use super::cluster::membership::{Change, Served, application_data, changes, describe_strangers, unit_data};
+use super::cluster::gather::{announced_voters, ask_for_members, other_voters, voters_to_ask};
+use super::cluster::membership::{
+    Change, Served, application_data, changes, describe_strangers, ended_cluster, unit_data,
+};
 use super::cluster::turn;
 use super::db_relation;
 use super::decide::Plan;
@@ -57,19 +59,20 @@ pub struct HookEnd<'a> {
 impl HookEnd<'_> {
     /// Makes the changes of the cluster that this unit has to make, and publishes its data.
     pub fn settle(&self, facts: &mut Facts) -> Settled {
-        let config = match self.plan.waits_for_turn() {
+        // A plan with a status has not written the new configuration.
+        let config = match self.plan.waits_for_turn() || self.plan.status.is_some() {
             true => facts.current_config.as_deref(),
             false => Some(facts.wanted_config.as_str()),
         };
         let Some(own) = own_client(facts.method, config, &facts.certificate_dir) else {
-            return Settled::default();
+            return Settled { problem: self.publish(facts, None), ..Settled::default() };
         };
         let (mut served, mut problem) = (None, None);
         for _ in 0..MAX_ROUNDS {
             served = gather_served(facts, &own);
             let planned =
                 if facts.cluster.is_dying() { Vec::new() } else { changes(&facts.cluster, served.as_ref()) };
-            let voters = announced_voters(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir);
+            let voters = voters_to_ask(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir);
             let mut has_changed = false;
             for change in planned.iter().filter(|_| served.is_some()) {
                 match apply(change, &own, &voters) {
@@ -99,10 +102,10 @@ impl HookEnd<'_> {
     /// status to report if clients wait in vain.
     pub fn publish(&self, facts: &Facts, served: Option<&Served>) -> Option<Status> {
         let (juju, cluster) = (self.juju, &facts.cluster);
-        // Until etcd serves with its new configuration, the unit keeps its turn.
+        // Until etcd serves with its new configuration, and while something is wrong, the unit keeps its turn.
         let wants_restart = match served {
-            Some(_) => self.plan.waits_for_turn(),
-            None => self.plan.needs_restart,
+            Some(_) if self.plan.status.is_none() => self.plan.waits_for_turn(),
+            _ => self.plan.needs_restart,
         };
         let own = with_authorities(facts, unit_data(cluster, served, facts.has_member_dir));
         let own = UnitData { wants_restart, ..own };
@@ -115,10 +118,12 @@ impl HookEnd<'_> {
             write(juju, cluster, Scope::Application, &cluster.application.changes_to(&application))?;
             db_relation::publish(juju, cluster, application.access.as_ref(), self.broken)
         };
-        published().unwrap_or_else(|error| {
+        let problem = published().unwrap_or_else(|error| {
             stderr::print(&format!("publishing data for other units and clients: {error:#}"));
             None
-        })
+        });
+        let is_empty = application.ended.is_some() && own.cluster.is_some();
+        problem.or_else(|| is_empty.then(status_of_ended_cluster))
     }
 }
 
@@ -128,7 +133,7 @@ fn gather_served(facts: &mut Facts, own: &Client) -> Option<Served> {
     // The health of etcd is reported elsewhere.
     let status = own.wait_until_serving(timeout, &mut || Ok(())).ok()?;
     let voters = match status.is_learner {
-        true => announced_voters(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir),
+        true => voters_to_ask(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir),
         false => vec![own.clone()],
     };
     ask_for_members(&mut facts.cluster, &voters);
@@ -138,6 +143,7 @@ fn gather_served(facts: &mut Facts, own: &Client) -> Option<Served> {
 /// Returns the data of the application, which this unit publishes as the leader.
 fn application(facts: &Facts, own: &UnitData, served: Option<&Served>) -> ApplicationData {
     let mut data = application_data(&facts.cluster, own);
+    data.ended = ended_cluster(&facts.cluster, &data, own, served);
     data.turn = turn::next_turn(&facts.cluster, own, &|unit| others_serve(facts, served.is_some(), unit));
     let files = (facts.certificates == Certificates::All)
         .then(|| db_relation::read_credentials(&facts.certificate_dir))
@@ -148,7 +154,7 @@ fn application(facts: &Facts, own: &UnitData, served: Option<&Served>) -> Applic
     });
     let view = LeaderView {
         own,
-        cluster: data.cluster.as_deref(),
+        cluster: data.cluster.as_deref().filter(|_| data.ended.is_none()),
         version: served.map(|served| served.status.version.as_str()),
         files,
         is_settled: facts.hook == Hook::UpdateStatus,
@@ -178,6 +184,14 @@ fn others_serve(facts: &Facts, own_serves: bool, unit: &str) -> bool {
 fn members_by_others(facts: &Facts) -> Option<Vec<Member>> {
     let voters = announced_voters(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir);
     voters.iter().find_map(|voter| voter.current_members().ok())
+}
+
+/// Returns the status of a unit with an empty etcd, after the units with the data of the application are gone.
+fn status_of_ended_cluster() -> Status {
+    Status::blocked(
+        "etcd is empty: the units with the data are gone, so clients do not get its address",
+        "juju run UNIT restore snapshot=FILE; or, to go on without the data, put a key into etcd",
+    )
 }
 
 /// Returns the status of a unit that is not alone, and whose etcd refuses the charm. A single unit needs no list of members.

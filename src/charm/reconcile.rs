@@ -40,10 +40,14 @@ use anyhow::{Context, Result};
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The plans of a unit that joins: install etcd, add the member, run it.
 const MAX_PLANS: usize = 3;
+/// How long the removal of the unit with the only voter waits for a unit that joins.
+const SUCCESSION_TIMEOUT: Duration = Duration::from_secs(120);
+/// The pause between two looks at the members.
+const SUCCESSION_POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// How long the removal of a unit waits for other runs on its data. A snapshot is much shorter.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -115,6 +119,7 @@ impl HookRun<'_> {
             return Ok(or_problem(self.status_of_site_file(file, &restore), problem));
         }
         let (mut facts, gather_problem) = self.gather(&own, restore.clone())?;
+        facts = self.wait_for_successor(facts, &own, &restore)?;
         let owns_etcd = Some(facts.owns_etcd());
         let problem = self.write_backup_settings(&Ownership { own: &own, owns_etcd });
         let mut plan = plan_for(&mut facts);
@@ -131,7 +136,12 @@ impl HookRun<'_> {
         let waits = plan.again.then(|| Status::new("waiting", "waiting for etcd to list this unit"));
         let end = HookEnd { juju: self.juju, plan: &plan, broken: self.broken_relation() };
         if let Some(status) = failed.or(plan.status.clone()).or(waits) {
-            end.publish(&facts, None);
+            // Other units need this one as their leader, whatever it waits for.
+            match facts.is_running && !plan.stops_etcd() && decide::status_during_restore(&restore).is_none()
+            {
+                true => drop(end.settle(&mut facts)),
+                false => drop(end.publish(&facts, None)),
+            }
             return Ok(status);
         }
         let settled = end.settle(&mut facts);
@@ -170,6 +180,22 @@ impl HookRun<'_> {
             false => facts,
         };
         Ok((facts, upgrade_problem.or(certificate_problem)))
+    }
+
+    /// Waits for another unit that joins, if this unit is being removed and has the only voter: its data would be lost with it. In
+    /// the hook `stop`, the relation between the units is gone, so this waits in an earlier one.
+    fn wait_for_successor(
+        &self,
+        mut facts: Facts,
+        own: &UnitRecord,
+        restore: &RestoreState,
+    ) -> Result<Facts> {
+        let deadline = Instant::now() + SUCCESSION_TIMEOUT;
+        while facts.is_running && facts.cluster.has_only_voter_beside_joiner() && Instant::now() < deadline {
+            std::thread::sleep(SUCCESSION_POLL_INTERVAL);
+            facts = gather::gather(self.juju, self.hook, own, restore.clone())?;
+        }
+        Ok(facts)
     }
 
     /// Prepares an upgrade after a release was attached, which runs `upgrade-charm`. If that hook failed to prepare it, the next

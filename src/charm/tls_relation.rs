@@ -71,7 +71,8 @@ impl TlsRelation {
         }
         let units = juju.relation_units(id)?;
         let data = units.iter().map(|unit| juju.unit_data(id, unit));
-        let answer = legacy_certificates::answer(&app, unit, names, &data.collect::<Result<Vec<_>>>()?);
+        let data = data.collect::<Result<Vec<_>>>()?;
+        let answer = legacy_certificates::answer(&app, unit, names, &data, now);
         // Without an answer, the generation of the provider is unknown.
         match (&answer, requests) {
             (Answer::Waiting(_), Err(error)) => Err(error),

@@ -124,6 +124,8 @@ impl ClientAccess {
 pub struct ApplicationData {
     /// The id of the cluster, in hex. Without it, there was none yet.
     pub cluster: Option<String>,
+    /// The id of the cluster that has ended with all its units, in hex, as long as no unit has its data again.
+    pub ended: Option<String>,
     /// The unit that starts the cluster.
     pub founder: Option<String>,
     /// The units whose members are, or may become, part of the cluster. They show which unit a member belonged to after the unit is removed.
@@ -140,6 +142,7 @@ impl ApplicationData {
         let known = value(data, "known").and_then(|text| serde_json::from_str(&text).ok());
         Self {
             cluster: value(data, "cluster"),
+            ended: value(data, "ended"),
             founder: value(data, "founder"),
             known: known.unwrap_or_default(),
             turn: value(data, "turn"),
@@ -147,7 +150,7 @@ impl ApplicationData {
         }
     }
 
-    fn pairs(&self) -> [(&'static str, String); 9] {
+    fn pairs(&self) -> [(&'static str, String); 10] {
         let known = match self.known.is_empty() {
             true => String::new(),
             false => serde_json::to_string(&self.known).unwrap_or_default(),
@@ -156,6 +159,7 @@ impl ApplicationData {
             |part: fn(&ClientAccess) -> &str| self.access.as_ref().map(part).unwrap_or_default().to_owned();
         [
             ("cluster", self.cluster.clone().unwrap_or_default()),
+            ("ended", self.ended.clone().unwrap_or_default()),
             ("founder", self.founder.clone().unwrap_or_default()),
             ("known", known),
             ("turn", self.turn.clone().unwrap_or_default()),
@@ -239,6 +243,7 @@ mod tests {
         let known = KnownUnit { peer: "https://10.0.0.1:2380".into(), member: None };
         let application = ApplicationData {
             cluster: Some("1a".into()),
+            ended: Some("2b".into()),
             founder: None,
             known: BTreeMap::from([("etcd/1".to_owned(), known)]),
             turn: Some("etcd/1".into()),

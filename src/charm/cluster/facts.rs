@@ -1,6 +1,6 @@
 //! The facts about the application's units and its etcd cluster. Only data.
 
-use super::databag::{ApplicationData, UnitData};
+use super::databag::{ApplicationData, KnownUnit, UnitData};
 use crate::etcd::member::Member;
 use crate::juju::{GoalUnit, Status};
 use std::collections::BTreeMap;
@@ -91,6 +91,17 @@ impl ClusterFacts {
         self.is_dying() && self.has_others_that_stay() && !self.other_voters(members).is_empty()
     }
 
+    /// Whether this unit is being removed with the only voter, while a unit that stays, and does not wait for an
+    /// operator, is about to join or has a learner.
+    pub fn has_only_voter_beside_joiner(&self) -> bool {
+        let members = self.members.as_deref().unwrap_or_default();
+        let is_at_work = |joiner: &str| self.units_at_work().any(|unit| unit == joiner);
+        self.is_dying()
+            && self.own_member(members).is_some_and(|own| !own.is_learner)
+            && self.other_voters(members).is_empty()
+            && self.joining_unit().is_some_and(is_at_work)
+    }
+
     /// Returns the names of the other units that Juju knows, also those that are being removed.
     pub fn other_units(&self) -> impl Iterator<Item = &str> {
         self.units.keys().map(String::as_str).filter(|unit| *unit != self.unit)
@@ -135,12 +146,40 @@ impl ClusterFacts {
     }
 
     /// Returns the member of this unit in `members`. Its name is empty until it has started.
+    ///
+    /// The address decides only for a member that is not known otherwise: another unit, which is off, may have had it before.
     pub fn own_member<'m>(&self, members: &'m [Member]) -> Option<&'m Member> {
         let name = member_name(&self.unit);
-        members.iter().find(|member| {
-            let is_here = self.urls.as_ref().is_some_and(|urls| member.peer_urls.contains(&urls.peer));
-            is_here || member.name == name
-        })
+        let is_of_other = |member: &Member| self.other_units().any(|unit| member_name(unit) == member.name);
+        let published = |member: &&Member| self.own.member.as_ref() == Some(&format!("{:x}", member.id));
+        let find_here = || members.iter().find(|member| self.is_at_own_url(member) && !is_of_other(member));
+        let named = || members.iter().find(|member| member.name == name);
+        members.iter().find(published).or_else(named).or_else(find_here)
+    }
+
+    fn is_at_own_url(&self, member: &Member) -> bool {
+        self.urls.as_ref().is_some_and(|urls| member.peer_urls.contains(&urls.peer))
+    }
+
+    /// Whether etcd lists the member that this unit has added for itself, and not started yet.
+    pub fn is_added(&self) -> bool {
+        let members = self.members.as_deref().unwrap_or_default();
+        members.iter().any(|member| self.is_at_own_url(member) && !member.has_started())
+    }
+
+    /// Returns the member that has started at the URL of this unit.
+    pub fn member_at_own_url(&self) -> Option<&Member> {
+        let members = self.members.as_deref().unwrap_or_default();
+        members.iter().find(|member| self.is_at_own_url(member) && member.has_started())
+    }
+
+    /// Returns the other unit that has, or had, a member at this URL.
+    pub fn other_unit_at(&self, peer_url: &str) -> Option<&str> {
+        let is_there = |unit: &String, known: &KnownUnit| {
+            *unit != self.unit && known.peer == peer_url && known.member.is_some()
+        };
+        let mut all = self.application.known.iter();
+        all.find(|(unit, known)| is_there(unit, known)).map(|(unit, _)| unit.as_str())
     }
 
     /// Returns the voters of other units in `members` that have started.
@@ -154,8 +193,71 @@ impl ClusterFacts {
 
 #[cfg(test)]
 mod tests {
-    use super::super::databag::KnownUnit;
     use super::*;
+
+    #[test]
+    fn a_member_at_the_address_of_this_unit_may_be_that_of_another_one() {
+        let peer = "https://10.0.0.2:2380";
+        let member = |id: u64, name: &str, url: &str| Member {
+            id,
+            name: name.into(),
+            peer_urls: vec![url.to_owned()],
+            client_urls: Vec::new(),
+            is_learner: false,
+        };
+        let facts = ClusterFacts {
+            unit: "etcd/1".into(),
+            units: ["etcd/1", "etcd/2"].map(|unit| (unit.to_owned(), GoalUnit::default())).into(),
+            urls: Some(Urls { peer: peer.into(), client: String::new() }),
+            ..ClusterFacts::default()
+        };
+        let own = |facts: &ClusterFacts, members: &[Member]| facts.own_member(members).map(|own| own.id);
+        let (other, moved) = (member(2, "etcd2", peer), member(1, "etcd1", "https://10.0.0.9:2380"));
+        assert_eq!(own(&facts, &[other.clone(), moved.clone()]), Some(1));
+        assert_eq!(own(&facts, std::slice::from_ref(&other)), None);
+        assert_eq!(own(&facts, &[member(7, "", peer)]), Some(7));
+        // Data of an older charm has another name.
+        let renamed = member(8, "default", "https://10.0.0.9:2380");
+        let published = UnitData { member: Some("8".into()), ..UnitData::default() };
+        let with_id = ClusterFacts { own: published, ..facts.clone() };
+        assert_eq!(own(&with_id, &[other.clone(), renamed]), Some(8));
+        assert_eq!(own(&facts, &[member(8, "default", peer)]), Some(8));
+        let listed = |members: Vec<Member>| ClusterFacts { members: Some(members), ..facts.clone() };
+        assert!(listed(vec![member(7, "", peer)]).is_added() && !listed(vec![other]).is_added());
+    }
+
+    #[test]
+    fn the_only_voter_waits_for_a_unit_that_joins() {
+        let peer = |number: u8| format!("https://10.0.0.{number}:2380");
+        let member = |number: u8, is_learner: bool| Member {
+            id: number.into(),
+            name: format!("etcd{number}"),
+            peer_urls: vec![peer(number)],
+            client_urls: Vec::new(),
+            is_learner,
+        };
+        let goal = |status: &str| GoalUnit { status: status.into() };
+        let known = KnownUnit { peer: peer(1), member: None };
+        let mut facts = ClusterFacts {
+            unit: "etcd/0".into(),
+            units: [("etcd/0".to_owned(), goal("dying")), ("etcd/1".to_owned(), goal("waiting"))].into(),
+            members: Some(vec![member(0, false), member(1, true)]),
+            ..ClusterFacts::default()
+        };
+        // A learner of an operator is not waited for.
+        assert!(!facts.has_only_voter_beside_joiner());
+        facts.application.known.insert("etcd/1".into(), known);
+        assert!(facts.has_only_voter_beside_joiner());
+        let admitted = ClusterFacts { members: Some(vec![member(0, false)]), ..facts.clone() };
+        assert!(admitted.has_only_voter_beside_joiner());
+        let joined =
+            ClusterFacts { members: Some(vec![member(0, false), member(1, false)]), ..facts.clone() };
+        assert!(!joined.has_only_voter_beside_joiner());
+        for status in ["dying", "blocked"] {
+            facts.units.insert("etcd/1".into(), goal(status));
+            assert!(!facts.has_only_voter_beside_joiner(), "{status}");
+        }
+    }
 
     #[test]
     fn names_the_unit_that_joins_first() {

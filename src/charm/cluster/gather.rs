@@ -9,6 +9,7 @@ use crate::etcd::tls::Tls;
 use crate::juju::Juju;
 use crate::system::stderr;
 use anyhow::{Context, Result, ensure};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,19 @@ fn with_relation(juju: &Juju, mut facts: ClusterFacts) -> Result<ClusterFacts> {
 pub fn announced_voters(facts: &ClusterFacts, etcdctl: &Path, dir: &Path) -> Vec<Client> {
     let urls = facts.others.values().filter_map(|published| published.client.as_deref());
     urls.map(|url| client(url, etcdctl, dir)).collect()
+}
+
+/// Returns clients of these voters, and of those that clients get to know: a unit that is being removed may have left the relation
+/// already, while its etcd runs because no other one has the data.
+pub fn voters_to_ask(facts: &ClusterFacts, etcdctl: &Path, dir: &Path) -> Vec<Client> {
+    urls_to_ask(facts).into_iter().map(|url| client(url, etcdctl, dir)).collect()
+}
+
+fn urls_to_ask(facts: &ClusterFacts) -> BTreeSet<&str> {
+    let published = facts.others.values().filter_map(|published| published.client.as_deref());
+    let of_clients = facts.application.access.iter().flat_map(|access| access.endpoints.split(','));
+    let own = facts.urls.as_ref().map(|urls| urls.client.as_str());
+    published.chain(of_clients).filter(|url| Some(*url) != own).collect()
 }
 
 /// Returns clients of the voters of other units in `members`.
@@ -147,7 +161,26 @@ pub fn initial_cluster(members: &[Member], name: &str, url: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::databag::{ClientAccess, ClientCredentials};
     use super::*;
+    use crate::system::secret::Secret;
+
+    #[test]
+    fn finds_a_voter_whose_unit_has_left_the_relation() {
+        let url = |number: u8| format!("https://10.0.0.{number}:2379");
+        let credentials = ClientCredentials { ca: String::new(), cert: String::new(), key: Secret::new("") };
+        let access =
+            ClientAccess { endpoints: format!("{},{}", url(0), url(1)), version: String::new(), credentials };
+        let mut facts = ClusterFacts {
+            urls: Some(Urls { peer: String::new(), client: url(1) }),
+            application: ApplicationData { access: Some(access), ..ApplicationData::default() },
+            ..ClusterFacts::default()
+        };
+        assert_eq!(urls_to_ask(&facts), [url(0).as_str()].into());
+        let published = UnitData { client: Some(url(2)), ..UnitData::default() };
+        facts.others.insert("etcd/2".into(), published);
+        assert_eq!(urls_to_ask(&facts), [url(0), url(2)].iter().map(String::as_str).collect());
+    }
 
     #[test]
     fn finds_a_voter_at_which_nothing_listens() {

@@ -61,10 +61,33 @@ fn removals(facts: &ClusterFacts, members: &[Member]) -> Vec<Change> {
     }
     let gone = facts.application.known.iter().filter(|(unit, _)| !facts.units.contains_key(*unit));
     gone.filter_map(|(unit, known)| {
-        let member = members.iter().find(|member| is_member_of(known, member))?;
+        let member = member_left_behind(facts, known, members)?;
         Some(Change::Remove(member.id, unit.clone()))
     })
     .collect()
+}
+
+/// Returns the member of a unit that is gone. Another unit may have got its address: a member is that of a unit that is present if
+/// it has the name of one, or, unless its id is known, if it has the address of one.
+fn member_left_behind<'m>(
+    facts: &ClusterFacts,
+    known: &KnownUnit,
+    members: &'m [Member],
+) -> Option<&'m Member> {
+    let has_name_of_unit = |member: &&Member| facts.units.keys().any(|unit| member_name(unit) == member.name);
+    let others = facts.others.iter().filter(|(unit, _)| facts.units.contains_key(*unit));
+    let mut published: BTreeSet<&String> = others
+        .map(|(_, published)| published)
+        .chain([&facts.own])
+        .filter_map(|unit| unit.peer.as_ref())
+        .collect();
+    published.extend(facts.urls.as_ref().map(|urls| &urls.peer));
+    let has_address_of_unit = |member: &Member| member.peer_urls.iter().any(|url| published.contains(url));
+    let is_left = |member: &&Member| {
+        let has_id = known.member.as_deref() == Some(&hex(member.id));
+        has_id || (member.peer_urls.contains(&known.peer) && !has_address_of_unit(member))
+    };
+    members.iter().filter(|member| !has_name_of_unit(member)).find(is_left)
 }
 
 fn is_member_of(known: &KnownUnit, member: &Member) -> bool {
@@ -159,23 +182,47 @@ pub fn application_data(facts: &ClusterFacts, own: &UnitData) -> ApplicationData
         None if is_new => Some(facts.unit.clone()),
         founder => founder,
     };
+    // A unit is forgotten only when etcd does not list its member any more.
+    if let Some(members) = &facts.members {
+        let is_left = |known: &KnownUnit| member_left_behind(facts, known, members).is_some();
+        data.known.retain(|unit, known| facts.units.contains_key(unit) || is_left(known));
+    }
     for unit in facts.units.keys() {
         let Some(published) = published(unit) else { continue };
         // A unit that serves another cluster is not a member of this one.
         let member = published.member.clone().filter(|_| published.cluster == data.cluster);
         let joins = data.cluster.is_some() && published.cluster.is_none() && published.peer.is_some();
-        if (member.is_some() || joins) && (is_here(unit) || data.known.contains_key(unit)) {
+        // Another unit, whose member is off, may have the same address.
+        let is_taken = data.known.iter().any(|(other, known)| {
+            other != unit && known.member.is_some() && Some(&known.peer) == published.peer.as_ref()
+        });
+        let counts = member.is_some() || (joins && !is_taken);
+        if counts && (is_here(unit) || data.known.contains_key(unit)) {
             // A member on loopback has no URL for peers.
             let peer = published.peer.clone().unwrap_or_default();
             data.known.insert(unit.clone(), KnownUnit { peer, member });
         }
     }
-    // A unit is forgotten only when etcd does not list its member any more.
-    if let Some(members) = &facts.members {
-        let is_listed = |known: &KnownUnit| members.iter().any(|member| is_member_of(known, member));
-        data.known.retain(|unit, known| facts.units.contains_key(unit) || is_listed(known));
-    }
     data
+}
+
+/// Returns the cluster of the application that has ended with its units, as long as no unit has its data again. `data` is what the
+/// leader publishes now, and `served` the etcd of this unit, the leader.
+///
+/// A new unit then starts with an empty etcd, which clients must not take for that cluster: Kubernetes would delete everything that
+/// it does not find. A restore makes the etcd an heir, and whoever writes a key has decided to go on without the data.
+pub fn ended_cluster(
+    facts: &ClusterFacts,
+    data: &ApplicationData,
+    own: &UnitData,
+    served: Option<&Served>,
+) -> Option<String> {
+    let before = &facts.application;
+    let was_replaced = |id: &&String| data.cluster.as_ref() != Some(id);
+    let ended = before.cluster.as_ref().filter(was_replaced).or(before.ended.as_ref())?;
+    let has_heir = std::iter::once(own).chain(facts.others.values()).any(|unit| unit.heir_of.contains(ended));
+    let has_data = served.is_some_and(|served| served.status.revision > 1);
+    (!has_heir && !has_data).then(|| ended.clone())
 }
 
 /// Returns the id of the application's cluster: the recorded one, its heir after a restore, or the one that a unit serves.

@@ -4,6 +4,7 @@
 //! agreed, which only a unit without data does. A unit that says nothing may run an older charm, and have an etcd.
 
 use super::facts::{ClusterFacts, status_of_refused_charm};
+use super::membership::describe_stranger;
 use crate::etcd::versions::Version;
 use crate::juju::Status;
 
@@ -51,16 +52,44 @@ fn role_of_joiner(facts: &ClusterFacts, other: &str) -> Role {
         };
         return Role::Wait(Status::blocked(&reason, "juju integrate APPLICATION:certificates PROVIDER"));
     };
+    if let Some(status) = address_obstacle(facts, &urls.peer) {
+        return Role::Wait(status);
+    }
     if !facts.is_admitted() {
         return waiting("waiting for the leader to admit this unit");
     }
     match &facts.members {
-        Some(members) => {
-            let is_listed = members.iter().any(|member| member.peer_urls.contains(&urls.peer));
+        Some(_) => {
+            let is_listed = facts.is_added();
             version_obstacle(facts).map_or(Role::Join { is_listed }, Role::Wait)
         }
         None if facts.refuses_charm => Role::Wait(status_of_refused_charm(facts)),
         None => waiting(format!("waiting for the etcd of {other} to answer")),
+    }
+}
+
+/// Returns the status of a unit without data if the address of its etcd, `peer_url`, is that of a member with data. With an empty log it would
+/// forget what that member has acknowledged.
+fn address_obstacle(facts: &ClusterFacts, peer_url: &str) -> Option<Status> {
+    match (facts.other_unit_at(peer_url), facts.member_at_own_url()) {
+        (None, None) => None,
+        (Some(unit), _) if !facts.units.contains_key(unit) => Some(Status::new(
+            "waiting",
+            format!(
+                "waiting for the leader to remove the member of {unit}, which had the address of this unit"
+            ),
+        )),
+        (Some(unit), _) => Some(Status::blocked(
+            &format!("{unit} has a member at the address of this unit, {peer_url}"),
+            &format!("give one of them another address; if {unit} is lost: juju remove-unit --force {unit}"),
+        )),
+        (None, Some(member)) => Some(Status::blocked(
+            &format!(
+                "{} is a member at the address of this unit, {peer_url}, and its data is not here",
+                describe_stranger(member)
+            ),
+            &format!("juju remove-unit {}; juju add-unit APPLICATION", facts.unit),
+        )),
     }
 }
 
@@ -222,6 +251,24 @@ mod tests {
         let mut unrecorded = admitted();
         unrecorded.application = ApplicationData::default();
         assert_waits(&unrecorded, "waiting", "admit");
+    }
+
+    #[test]
+    fn does_not_start_without_data_as_a_member_that_has_some() {
+        let mut facts = admitted();
+        facts.units.insert("etcd/2".into(), GoalUnit::default());
+        // etcd/2 is off, and its address was given to this unit.
+        let other = KnownUnit { peer: urls(1).peer, member: Some("2".into()) };
+        facts.application.known.insert("etcd/2".into(), other);
+        facts.members = Some(vec![member(0, "etcd0"), Member { id: 2, ..member(1, "etcd2") }]);
+        assert_waits(&facts, "blocked", "etcd/2 has a member at the address of this unit");
+        facts.units.remove("etcd/2");
+        assert_waits(&facts, "waiting", "the leader to remove the member of etcd/2");
+        facts.application.known.remove("etcd/2");
+        assert_waits(&facts, "blocked", "etcd2 is a member at the address");
+        // Its own, without the record of this unit.
+        let members = Some(vec![member(0, "etcd0"), member(1, "etcd1")]);
+        assert_waits(&ClusterFacts { members, ..admitted() }, "blocked", "its data is not here");
     }
 
     #[test]

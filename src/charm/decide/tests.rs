@@ -259,6 +259,26 @@ fn starts_a_stopped_etcd_only_in_hooks_that_may_start_it() {
 }
 
 #[test]
+fn a_member_that_was_removed_while_its_unit_stays_joins_again_after_its_data_was_moved() {
+    let mut facts = Facts { is_running: false, ..serving() };
+    facts.cluster = ClusterFacts { unit: "etcd/1".into(), ..joining(false).cluster };
+    facts.cluster.own.member = Some("7".into());
+    assert_blocked(&facts, &["was removed from the cluster", "mv /var/lib/etcd/default/member PLACE"]);
+    // No other member answers, or it is still listed.
+    for members in [
+        None,
+        joining(true).cluster.members.map(|mut all| {
+            all[1].id = 7;
+            all
+        }),
+    ] {
+        facts.cluster.members = members;
+        let update = Facts { hook: Hook::UpdateStatus, ..facts.clone() };
+        assert_status(&update, "blocked", &["etcd is not running"]);
+    }
+}
+
+#[test]
 fn starts_an_etcd_whose_storage_was_mounted_after_the_boot() {
     let on_storage = Facts {
         is_running: false,
@@ -445,7 +465,7 @@ fn joining(is_listed: bool) -> Facts {
         id: number.into(),
         name: name.into(),
         peer_urls: vec![peer(number)],
-        client_urls: vec![format!("https://10.0.0.{number}:2379")],
+        client_urls: if name.is_empty() { Vec::new() } else { vec![format!("https://10.0.0.{number}:2379")] },
         is_learner: number == 1,
     };
     let members = if is_listed { vec![member(0, "etcd0"), member(1, "")] } else { vec![member(0, "etcd0")] };

@@ -164,6 +164,59 @@ fn the_leader_removes_only_members_of_units_that_are_gone() {
 }
 
 #[test]
+fn the_leader_does_not_remove_a_member_that_has_the_address_of_a_unit_that_is_gone() {
+    let mut facts = settled();
+    facts.units.remove("etcd/10");
+    facts.others.remove("etcd/10");
+    // The member of etcd/10 was removed, and etcd/11 got its address: it has joined, or only added its member.
+    facts.units.insert("etcd/11".into(), GoalUnit::default());
+    let at =
+        |id: u64, name: &str| Member { id, name: name.into(), peer_urls: vec![url(10)], ..member(11, false) };
+    let published = UnitData { peer: Some(url(10)), ..UnitData::default() };
+    facts.others.insert("etcd/11".into(), published);
+    for joined in [at(11, "etcd11"), Member { client_urls: Vec::new(), is_learner: true, ..at(11, "") }] {
+        facts.members = Some(vec![member(1, false), member(2, false), joined]);
+        assert_eq!(changes(&facts, Some(&served(1, false))), []);
+        let data = application_data(&facts, &facts.own);
+        assert!(!data.known.contains_key("etcd/10") && data.known.contains_key("etcd/11"));
+    }
+    // The member of etcd/10 is still listed: etcd/11 is admitted after it was removed.
+    facts.members = Some(vec![member(1, false), member(2, false), member(10, false)]);
+    assert_eq!(changes(&facts, Some(&served(1, false))), [Change::Remove(10, "etcd/10".into())]);
+    assert!(!application_data(&facts, &facts.own).known.contains_key("etcd/11"));
+}
+
+#[test]
+fn an_empty_etcd_is_not_the_cluster_that_has_ended() {
+    let empty = Served { status: Status { revision: 1, ..served(1, false).status }, ..served(1, false) };
+    let mut facts = settled();
+    facts.units.retain(|unit, _| unit == "etcd/1");
+    facts.others.clear();
+    facts.application.cluster = Some("9f".into());
+    facts.application.known = [(unit(0), known(0))].into();
+    let ended = |facts: &ClusterFacts, own: &UnitData, served: Option<&Served>| {
+        let data = application_data(facts, own);
+        (ended_cluster(facts, &data, own, served), data)
+    };
+    // etcd/0 was removed before etcd/1 had its data.
+    let (found, data) = ended(&facts, &published(1), Some(&empty));
+    assert_eq!((found.as_deref(), data.cluster.as_deref()), (Some("9f"), Some("1a")));
+    // Until it serves, and later.
+    assert_eq!(ended(&facts, &UnitData::default(), None).0.as_deref(), Some("9f"));
+    facts.application = ApplicationData { ended: found, ..data };
+    assert_eq!(ended(&facts, &published(1), Some(&empty)).0.as_deref(), Some("9f"));
+    assert_eq!(ended(&facts, &published(1), None).0.as_deref(), Some("9f"));
+    // Restored, or used by an operator.
+    let heir = UnitData { heir_of: ["9f".to_owned()].into(), ..published(1) };
+    assert_eq!(ended(&facts, &heir, Some(&empty)).0, None);
+    assert_eq!(ended(&facts, &published(1), Some(&served(1, false))).0, None);
+    // A new application has an empty etcd too.
+    facts.application = ApplicationData::default();
+    assert_eq!(ended(&facts, &published(1), Some(&empty)).0, None);
+    assert_eq!(ended(&settled(), &published(1), Some(&empty)).0, None);
+}
+
+#[test]
 fn a_member_of_an_operator_is_reported_and_never_removed() {
     let mut facts = settled();
     let numbers = [1, 2, 10, 100];
