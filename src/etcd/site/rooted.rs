@@ -23,6 +23,12 @@ pub(super) fn read_text(root: &Path, path: &Path) -> io::Result<String> {
     read_small_text(&under(root, path))
 }
 
+/// Returns the names in the directory at `path` of the machine under `root`; none if it cannot be read.
+pub(super) fn file_names(root: &Path, path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(under(root, path)).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
 /// Returns the identity of the file or directory at `path` of the machine under `root`, if it exists.
 pub(super) fn file_id(root: &Path, path: &Path) -> Option<FileId> {
     fs::metadata(under(root, path)).map(|metadata| id_in(&metadata)).ok()

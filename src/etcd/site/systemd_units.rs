@@ -1,38 +1,35 @@
 //! The systemd units that start an etcd, with their drop-ins, as systemd itself has read them.
 //!
-//! Must never read a unit's file: only systemd knows the result of all files that contribute to a unit.
+//! Must never read a unit's file, only its name: only systemd knows the result of all files that contribute to a unit.
 
 use super::candidate::Candidate;
 use super::options::Options;
 use super::origin::Launcher;
 use super::processes::is_proxy;
-use super::rooted::read_text;
+use super::rooted::{file_names, read_text};
 use super::systemd::{Systemd, environment_file, unquote};
 use crate::error::Refusal;
 use crate::etcd::paths::SITE_FILE;
 use crate::etcd::service::Service;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 const SHOW: [&str; 2] =
     ["show", "--property=Id,UnitFileState,ExecStart,Environment,EnvironmentFiles,WorkingDirectory"];
-const LISTS: [&[&str]; 2] = [
-    &["list-unit-files", "--type=service", "--no-legend", "--no-pager"],
-    &["list-units", "--all", "--type=service", "--plain", "--no-legend", "--no-pager"],
-];
+const SHOW_DIRS: [&str; 2] = ["show", "--property=UnitPath"];
+const LIST_LOADED: [&str; 6] =
+    ["list-units", "--all", "--type=service", "--plain", "--no-legend", "--no-pager"];
 
 /// Returns the etcds that units start, on the machine with its files under `root`.
 ///
 /// # Errors
 /// An enabled unit starts etcd with a file that cannot be read.
 pub(super) fn look(root: &Path, systemd: &Systemd<'_>) -> Result<Vec<Candidate>, Refusal> {
-    let lists: Vec<String> = LISTS.into_iter().filter_map(systemd.systemctl).collect();
-    let mut names: Vec<&str> = lists.iter().flat_map(|list| list.lines()).filter_map(unit_in).collect();
-    names.sort_unstable();
-    names.dedup();
+    let names = names(root, systemd);
     if names.is_empty() {
         return Ok(Vec::new());
     }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let shown = (systemd.systemctl)(&[&SHOW[..], &["--"], &names].concat()).unwrap_or_default();
     let units: BTreeMap<String, Unit> = units_in(&shown).map(|unit| (unit.id.clone(), unit)).collect();
     let (mut found, mut broken) = (Vec::new(), None);
@@ -56,9 +53,18 @@ pub(super) fn by_name(root: &Path, systemd: &Systemd<'_>, name: &str) -> Option<
     units_in(&shown).next()?.candidate(root).ok()?
 }
 
-/// Returns the unit in a line of a list if it can be started. A template cannot; its instances are in the other list.
-fn unit_in(line: &str) -> Option<&str> {
-    line.split_whitespace().next().filter(|name| name.ends_with(".service") && !name.ends_with("@.service"))
+/// Returns the names of all services that can be started: those with a file, and those that are loaded, such as the instances of a
+/// template.
+///
+/// The names of files are read from systemd's directories. `systemctl list-unit-files` would also find out which are enabled, for
+/// which systemd 252 needs 0.3 s of processor time with 80 services.
+fn names(root: &Path, systemd: &Systemd<'_>) -> BTreeSet<String> {
+    let dirs = (systemd.systemctl)(&SHOW_DIRS).unwrap_or_default();
+    let dirs = dirs.lines().find_map(|line| line.strip_prefix("UnitPath=")).unwrap_or_default();
+    let files = dirs.split_whitespace().flat_map(|dir| file_names(root, Path::new(dir)));
+    let loaded = (systemd.systemctl)(&LIST_LOADED).unwrap_or_default();
+    let loaded = loaded.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned);
+    files.chain(loaded).filter(|name| name.ends_with(".service") && !name.ends_with("@.service")).collect()
 }
 
 /// A unit, as `systemctl show` prints it.
@@ -258,12 +264,14 @@ Id=cron.service
         if let Some(text) = default {
             fs::write(root.path().join("etc/default/etcd"), text).unwrap();
         }
+        for name in ["cron.service", "cron.timer", "x@.service"] {
+            fs::create_dir_all(root.path().join("lib/systemd")).unwrap();
+            fs::write(root.path().join("lib/systemd").join(name), "").unwrap();
+        }
         let systemctl = |words: &[&str]| {
             Some(match words[0] {
-                "list-unit-files" => {
-                    "etcd.service enabled enabled\ncron.service enabled enabled\nx@.service static -\n".into()
-                }
                 "list-units" => "etcd.service loaded inactive dead etcd\n".to_owned(),
+                _ if words == SHOW_DIRS => "UnitPath=/etc/systemd /lib/systemd\n".to_owned(),
                 _ if words.ends_with(&["--", "cron.service", "etcd.service"]) => SHOWN.to_owned(),
                 _ => return None,
             })
