@@ -7,7 +7,7 @@ use super::entry::{Entry, may_be_archive};
 use super::lost_manifest;
 use super::record::{ArchiveIdentity, Record, archive_of, record_name};
 use super::retention::Policy;
-use super::sidecar::{Sidecar, is_encrypted, is_sidecar, sidecar_name};
+use super::sidecar::{Sidecar, archive_with_sidecar, is_encrypted, sidecar_name};
 use crate::archive::name::distinct_name;
 use crate::archive::tail::manifest_at_end;
 use crate::error::describe_inline;
@@ -129,7 +129,9 @@ impl Repository {
     /// # Errors
     /// Refuses a name that holds something else: the cause is [`crate::store::NameTaken`].
     pub fn add(&self, name: &str, archive: &File, sha256: &str, progress: Sink<'_>) -> Result<()> {
-        ensure!(self.is_archive(name) || is_sidecar(name), "{name} is not the name of an archive");
+        // The name may come from the queue, in a directory that other users can write to.
+        let described = archive_with_sidecar(name).unwrap_or(name);
+        ensure!(self.is_archive(described), "{name} is not the name of an archive");
         self.store.put_if_absent(name, archive, sha256, progress)
     }
 
@@ -169,13 +171,15 @@ impl Repository {
         let (now, blob) = self.current(entry)?;
         ensure!(now.record.pinned <= entry.record.pinned, "{} was pinned in the meantime", entry.location());
         let deletion = self.store.delete(&blob)?;
+        // The archive is gone, whatever happens to its side files: a retention rule of the bucket may keep a younger one. A record
+        // or a sidecar that is left does not apply to another archive of this name.
         if is_encrypted(&entry.name) {
-            self.store.delete_small(&sidecar_name(&entry.name))?;
+            let _ = self.store.delete_small(&sidecar_name(&entry.name));
         }
-        self.store.delete_small(&record_name(&entry.name))?;
+        let _ = self.store.delete_small(&record_name(&entry.name));
         // Without the lock, a record may be that of an archive that is being added.
         if lock.is_some() {
-            self.delete_orphaned_records(entry)?;
+            let _ = self.delete_orphaned_records(entry);
         }
         Ok(deletion)
     }
@@ -230,7 +234,7 @@ impl Repository {
         let parts: Vec<&str> = name.split('/').collect();
         let depth = if self.name.is_some() { 3 } else { 1 };
         parts.len() == depth
-            && parts.iter().all(|part| !part.is_empty())
+            && parts.iter().all(|part| !part.is_empty() && !part.starts_with('.'))
             && parts.last().is_some_and(|name| may_be_archive(name))
     }
 

@@ -72,9 +72,9 @@ pub fn sidecar_name(name: &str) -> String {
     format!("{name}{SUFFIX}")
 }
 
-/// Returns whether a file of this name is a sidecar.
-pub fn is_sidecar(name: &str) -> bool {
-    name.strip_suffix(SUFFIX).is_some_and(is_encrypted)
+/// Returns the name of the archive that a file of this name describes, if it is a sidecar.
+pub fn archive_with_sidecar(name: &str) -> Option<&str> {
+    name.strip_suffix(SUFFIX).filter(|archive| is_encrypted(archive))
 }
 
 /// Returns the name of the archive `name` once it is encrypted.

@@ -95,14 +95,12 @@ impl DirectoryTree {
         FlatDirectory::new(dir, self.owner)
     }
 
-    /// Returns the folders `CLUSTER/MEMBER/`, with their names. Deeper folders may belong to another destination.
-    fn folders(&self) -> Result<Vec<(String, Dir)>> {
-        let mut all = Vec::new();
-        for (outer, dir) in folders_in(&self.root)? {
-            let inner = folders_in(&dir)?.into_iter();
-            all.extend(inner.map(|(inner, dir)| (format!("{outer}/{inner}/"), dir)));
-        }
-        Ok(all)
+    /// Calls `visit` with each folder `CLUSTER/MEMBER/` and its name. Deeper folders may belong to another destination. Only two
+    /// folders are open at a time: a destination that many members share has more than a process may open.
+    fn for_each_folder(&self, visit: &mut dyn FnMut(&str, Dir) -> Result<()>) -> Result<()> {
+        for_each_folder_in(&self.root, &mut |cluster, dir| {
+            for_each_folder_in(&dir, &mut |member, dir| visit(&format!("{cluster}/{member}/"), dir))
+        })
     }
 }
 
@@ -113,16 +111,15 @@ impl BlobStore for DirectoryTree {
 
     fn list(&self, prefix: &str) -> Result<Vec<Blob>> {
         let mut all = Vec::new();
-        for (folder, dir) in self.folders()? {
+        self.for_each_folder(&mut |folder, dir| {
             // The prefix may end in the middle of a folder's name, or in the name of a file in it.
-            let Some(rest) =
-                prefix.strip_prefix(folder.as_str()).or(folder.starts_with(prefix).then_some(""))
-            else {
-                continue;
-            };
-            let blobs = self.flat(dir).list(rest)?.into_iter();
-            all.extend(blobs.map(|blob| Blob { name: format!("{folder}{}", blob.name), ..blob }));
-        }
+            let rest = prefix.strip_prefix(folder).or(folder.starts_with(prefix).then_some(""));
+            if let Some(rest) = rest {
+                let blobs = self.flat(dir).list(rest)?.into_iter();
+                all.extend(blobs.map(|blob| Blob { name: format!("{folder}{}", blob.name), ..blob }));
+            }
+            Ok(())
+        })?;
         Ok(all)
     }
 
@@ -180,10 +177,14 @@ impl BlobStore for DirectoryTree {
     }
 }
 
-/// Returns the folders in a directory, by name. Hidden ones are left out.
-fn folders_in(dir: &Dir) -> Result<Vec<(String, Dir)>> {
-    let names = dir.names()?.into_iter().filter(|name| !name.starts_with('.'));
-    names.filter_map(|name| Some(folder_in(dir, &name).transpose()?.map(|child| (name, child)))).collect()
+/// Calls `visit` with each folder in a directory and its name. Hidden ones are left out.
+fn for_each_folder_in(dir: &Dir, visit: &mut dyn FnMut(&str, Dir) -> Result<()>) -> Result<()> {
+    for name in dir.names()?.into_iter().filter(|name| !name.starts_with('.')) {
+        if let Some(folder) = folder_in(dir, &name)? {
+            visit(&name, folder)?;
+        }
+    }
+    Ok(())
 }
 
 /// Opens the folder `name`. Returns `None` if it is a file or a symlink, or does not exist.
@@ -271,6 +272,20 @@ mod tests {
         assert!(tree.lock(name).unwrap().is_some());
         tree.delete(&blob).unwrap();
         assert_eq!(fs::read_dir(home.path().join("c1/etcd-0")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn more_folders_are_listed_than_a_process_may_open() {
+        let home = tempfile::tempdir().unwrap();
+        let limit =
+            usize::try_from(rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap());
+        let count = limit.unwrap().min(70_000) + 1;
+        for number in 0..count {
+            fs::create_dir_all(home.path().join(format!("c1/etcd-{number}"))).unwrap();
+        }
+        fs::write(home.path().join("c1/etcd-0/a.tar.gz"), "abc").unwrap();
+        let tree = DirectoryTree::open(&on_own_disk(home.path())).unwrap();
+        assert_eq!(tree.list("").unwrap().len(), 1);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::error::Refusal;
 use crate::progress::Sink;
 use crate::system::digest::sha256_of;
 use crate::system::durable::{Dir, PRIVATE};
+use crate::system::interrupt;
 use crate::system::lock::Lock;
 use crate::system::owner::Owner;
 use anyhow::{Context, Error, Result, bail, ensure};
@@ -27,6 +28,8 @@ use std::time::{Duration, Instant};
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause between two attempts to lock the directory.
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// The bytes that are copied between two checks for a signal: half a second at 64 MiB/s.
+const COPY_PIECE: u64 = 32 << 20;
 /// The name of a blob until it is complete and read back.
 const DRAFT: &str = "archive";
 
@@ -143,7 +146,7 @@ impl FlatDirectory {
         loop {
             match Lock::acquire(&self.dir) {
                 Err(error) if error.is::<Refusal>() && since.elapsed() < LOCK_TIMEOUT => {
-                    std::thread::sleep(LOCK_POLL_INTERVAL);
+                    interrupt::sleep(LOCK_POLL_INTERVAL)?;
                 }
                 outcome => return outcome,
             }
@@ -193,8 +196,8 @@ impl BlobStore for FlatDirectory {
         let mut source = content.try_clone().context("opening the archive again")?;
         let context = || format!("putting {name} into {}", self.url);
         source.rewind().with_context(context)?;
-        io::copy(&mut source, &mut draft).with_context(context)?;
-        self.owner.chown(&draft).and_then(|()| draft.sync_all()).with_context(context)?;
+        self.owner.chown(&draft).with_context(context)?;
+        copy_to_disk(&mut source, &mut draft).with_context(context)?;
         if self.read_back(draft)? != sha256 {
             source.rewind().with_context(context)?;
             ensure!(sha256_of(&mut source)? == sha256, ContentChanged);
@@ -241,6 +244,18 @@ impl BlobStore for FlatDirectory {
 
     fn error_scope(&self, error: &Error) -> ErrorScope {
         Self::scope_of(error)
+    }
+}
+
+/// Copies a file in pieces, each durably, so that a signal waits neither for the rest of it nor for the cache.
+fn copy_to_disk(source: &mut File, draft: &mut File) -> Result<()> {
+    loop {
+        interrupt::check()?;
+        let copied = io::copy(&mut source.take(COPY_PIECE), draft)?;
+        if copied < COPY_PIECE {
+            return Ok(draft.sync_all()?);
+        }
+        draft.sync_data()?;
     }
 }
 

@@ -10,6 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 const MAX_OBJECTS: usize = 1_000_000;
 /// The longest key, in bytes: the limit of S3, Azure and Google.
 const MAX_KEY: usize = 1024;
+/// The longest ETag and token, in bytes. Servers send less than 2 KiB.
+const MAX_WORD: usize = 8192;
+/// The most pages of a list. Servers send pages of 1,000 objects, and some of 100.
+const MAX_PAGES: usize = 20_000;
 /// The most pages in a row without a new key. Ceph may send an empty page if many objects were deleted.
 const MAX_IDLE_PAGES: usize = 16;
 /// The error for pages that do not come to an end.
@@ -54,6 +58,7 @@ pub(in crate::store) enum Next {
 /// The pages so far.
 #[derive(Debug, Default)]
 struct Pages {
+    count: usize,
     blobs: BTreeMap<String, Blob>,
     tokens: BTreeSet<String>,
     /// The number of pages in a row that had no new key.
@@ -63,9 +68,13 @@ struct Pages {
 impl Pages {
     /// Adds a page. Returns how to request the next one, or `None` after the last one.
     fn add(&mut self, page: Page) -> Result<Option<Next>> {
+        self.count += 1;
+        ensure!(self.count <= MAX_PAGES, "the server's list has more than {MAX_PAGES} pages");
+        ensure!(page.token.len() <= MAX_WORD, "the server sends a token of {} bytes", page.token.len());
         let before = self.blobs.len();
         for blob in page.blobs {
             ensure!(blob.name.len() <= MAX_KEY, "the server lists a key of {} bytes", blob.name.len());
+            ensure!(blob.etag.len() <= MAX_WORD, "the server lists an ETag of {} bytes", blob.etag.len());
             self.blobs.insert(blob.name.clone(), blob);
         }
         ensure!(
@@ -123,5 +132,18 @@ mod tests {
         no_token.add(keys(&["a"], None)).unwrap();
         assert!(no_token.add(keys(&["a"], None)).is_err());
         assert!(Pages::default().add(keys(&[&"k".repeat(MAX_KEY + 1)], None)).is_err());
+
+        let mut small = Pages::default();
+        let add = |number: usize| small.add(keys(&[&number.to_string()], Some(&number.to_string())));
+        let failed = (0..=MAX_PAGES).map(add).position(|added| added.is_err());
+        assert_eq!(failed, Some(MAX_PAGES));
+    }
+
+    #[test]
+    fn a_page_does_not_fill_the_memory() {
+        let long = "x".repeat(MAX_WORD + 1);
+        assert!(Pages::default().add(keys(&["a"], Some(&long))).is_err());
+        let blob = Blob::listed("a".to_owned(), 1, Timestamp::UNIX_EPOCH, long);
+        assert!(Pages::default().add(Page { blobs: vec![blob], ..keys(&[], None) }).is_err());
     }
 }

@@ -39,15 +39,30 @@ pub(in crate::store) fn run(
         }
     };
     if !is_ours {
-        return Err(Error::new(NameTaken).context(Refusal::new(
-            format!("{url} already holds a different {name}, which is not overwritten"),
-            "inspect that object, or set another folder for this destination",
-        )));
+        return Err(taken(upload));
     }
     progress(Progress::Step("reading back the uploaded archive"));
     let head = head()?.with_context(|| format!("{url}{name} does not exist"))?;
     protocol.check_stored(client, upload, &head, is_new)?;
-    read_back(protocol, client, upload, &head, progress)
+    if read_back(client, upload, &head, progress)? {
+        return Ok(());
+    }
+    if !is_new {
+        // An earlier run created it, and may have read it back: this run may have read wrong bytes.
+        return Err(taken(upload));
+    }
+    // The object is labelled with a hash that its bytes do not have, so it must not keep this name.
+    let outcome = take_back(protocol, client, &head);
+    bail!("{url}{name} differs after reading it back; {outcome}")
+}
+
+/// The error of a name that holds another object.
+fn taken(upload: &Upload<'_>) -> Error {
+    let Upload { url, name, .. } = upload;
+    Error::new(NameTaken).context(Refusal::new(
+        format!("{url} already holds a different {name}, which is not overwritten"),
+        "inspect that object, or set another folder for this destination",
+    ))
 }
 
 /// Sends the file. Returns `false` if another program has created an object with this name in the meantime.
@@ -64,14 +79,13 @@ fn send(protocol: &dyn Protocol, client: &Client, upload: &Upload<'_>, progress:
     }
 }
 
-/// Reads the object back and compares its bytes, not only the checksum that the server reports.
+/// Reads the object back. Returns whether its bytes are those of the file, not only the checksum that the server reports.
 fn read_back(
-    protocol: &dyn Protocol,
     client: &Arc<Client>,
     upload: &Upload<'_>,
     head: &ObjectHead,
     progress: Sink<'_>,
-) -> Result<()> {
+) -> Result<bool> {
     let (url, name, size) = (upload.url, upload.name, head.blob.size);
     ensure!(size == upload.size, "{url}{name} has {size} bytes of {}", upload.size);
     let object = ObjectReader::new(client, upload.key.clone(), size, head.blob.etag.clone());
@@ -82,10 +96,5 @@ fn read_back(
         progress(Progress::Bytes { done, expected: Some(size) });
     });
     fetched.with_context(|| format!("reading {url}{name} back"))?;
-    if hex(&hash.finalize()) == upload.sha256 {
-        return Ok(());
-    }
-    // The object is labelled with a hash that its bytes do not have, so it must not keep this name.
-    let outcome = take_back(protocol, client, head);
-    bail!("{url}{name} differs after reading it back; {outcome}")
+    Ok(hex(&hash.finalize()) == upload.sha256)
 }

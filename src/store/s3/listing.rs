@@ -13,8 +13,7 @@ use serde::Deserialize;
 struct ListBucketResult {
     #[serde(default)]
     contents: Vec<Content>,
-    #[serde(default)]
-    is_truncated: bool,
+    is_truncated: Option<bool>,
     next_continuation_token: Option<String>,
 }
 
@@ -40,10 +39,11 @@ impl From<ListBucketResult> for Page {
     fn from(result: ListBucketResult) -> Self {
         let blob =
             |content: Content| Blob::listed(content.key, content.size, content.last_modified, content.etag);
+        let token = result.next_continuation_token.unwrap_or_default();
         Self {
             blobs: result.contents.into_iter().map(blob).collect(),
-            is_truncated: result.is_truncated,
-            token: result.next_continuation_token.unwrap_or_default(),
+            is_truncated: result.is_truncated.unwrap_or(!token.is_empty()),
+            token,
         }
     }
 }
@@ -74,11 +74,16 @@ mod tests {
             <Contents><Key>f/c</Key><LastModified>2009-10-12T17:50:31Z</LastModified><Size>0</Size>\
             </Contents></ListBucketResult>";
         let page: ListBucketResult = quick_xml::de::from_str(text).unwrap();
-        assert!(page.is_truncated && page.next_continuation_token.is_some());
+        assert!(page.is_truncated == Some(true) && page.next_continuation_token.is_some());
         let keys: Vec<_> = page.contents.iter().map(|content| (content.key.as_str(), content.size)).collect();
         assert_eq!(keys, [("f/a & b", 434_234), ("f/c", 0)]);
         let empty: ListBucketResult =
             quick_xml::de::from_str("<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>").unwrap();
-        assert!(empty.contents.is_empty() && !empty.is_truncated);
+        let empty = Page::from(empty);
+        assert!(empty.blobs.is_empty() && !empty.is_truncated);
+        let continued =
+            "<ListBucketResult><NextContinuationToken>a</NextContinuationToken></ListBucketResult>";
+        let continued: ListBucketResult = quick_xml::de::from_str(continued).unwrap();
+        assert!(Page::from(continued).is_truncated);
     }
 }

@@ -3,8 +3,11 @@
 //! It must never remove the parts of an upload that another program may still be sending: only those of a key that is
 //! ours alone, and those that are old.
 
+use crate::store::ErrorScope;
 use crate::store::cloud::client::Client;
+use crate::store::cloud::error::scope_of;
 use crate::store::cloud::service::Request;
+use crate::system::interrupt;
 use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
@@ -13,6 +16,8 @@ use serde::Deserialize;
 const OLD: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// The most pages of a list that are read. The next upload removes the rest.
 const MAX_PAGES: usize = 10;
+/// The most uploads that are aborted before one. A later upload aborts the rest.
+const MAX_ABORTS: usize = 100;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -66,12 +71,18 @@ pub(super) fn abort_one(client: &Client, key: &str, id: &str) -> Result<()> {
 
 fn abort_all(client: &Client, prefix: &str, is_meant: impl Fn(&Started) -> bool) {
     let (mut key_marker, mut id_marker) = (String::new(), String::new());
+    let mut left = MAX_ABORTS;
     for _ in 0..MAX_PAGES {
         // If the server cannot list uploads, or the access key may not, the parts stay.
         let Ok(page) = page(client, prefix, &key_marker, &id_marker) else { return };
         for started in page.upload.iter().filter(|started| is_meant(started)) {
-            // If that fails, the next upload tries again.
-            let _ = abort_one(client, &started.key, &started.upload_id);
+            // If one is refused, the next upload tries again.
+            let aborted = abort_one(client, &started.key, &started.upload_id);
+            let is_silent = aborted.is_err_and(|error| scope_of(&error) == ErrorScope::Unreachable);
+            left -= 1;
+            if left == 0 || is_silent || interrupt::check().is_err() {
+                return;
+            }
         }
         let next = (page.next_key_marker, page.next_upload_id_marker);
         if !page.is_truncated || next == (key_marker.clone(), id_marker.clone()) {
