@@ -101,17 +101,31 @@ impl BootedCopy {
 /// Fails if etcd does not start, ends early, or does not serve in time. The cause may be the program, the machine or
 /// the data.
 pub fn boot(etcd: &Path, home: Dir) -> Result<BootedCopy> {
-    remove_sockets(&home)?;
-    let booted = run(etcd, &home);
-    let removed = remove_sockets(&home);
-    let (version, cluster_id, members, served) = booted?;
-    removed?;
+    let (mut booted, mut stopped) = run_alone(etcd, &home)?;
+    if stopped.is_err() {
+        interrupt::check()?;
+        // etcd 3.5.35 was seen to exit with status 1 after SIGTERM, once in some thousand boots. Its last changes may be in the log
+        // only, from which another start takes them.
+        (booted, stopped) = run_alone(etcd, &home)?;
+    }
+    stopped?;
+    let (version, cluster_id, members, served) = booted;
     Ok(BootedCopy { version, cluster_id, members, served, home })
+}
+
+/// Runs an etcd, without the sockets of earlier ones. The second result is that of its end.
+fn run_alone(etcd: &Path, home: &Dir) -> Result<(BootResult, Result<()>)> {
+    remove_sockets(home)?;
+    let booted = run(etcd, home);
+    let removed = remove_sockets(home);
+    let booted = booted?;
+    removed?;
+    Ok(booted)
 }
 
 type BootResult = (String, u64, Vec<Member>, bool);
 
-fn run(etcd: &Path, home: &Dir) -> Result<BootResult> {
+fn run(etcd: &Path, home: &Dir) -> Result<(BootResult, Result<()>)> {
     let notify = UnixDatagram::bind(home.handle(NOTIFY_SOCKET))
         .and_then(|socket| socket.set_read_timeout(Some(POLL_INTERVAL)).map(|()| socket))
         .context("opening a socket for a private etcd")?;
@@ -127,8 +141,8 @@ fn run(etcd: &Path, home: &Dir) -> Result<BootResult> {
     let VersionResponse { etcdserver } =
         serde_json::from_slice(&version).context("reading the version of a private etcd")?;
     // etcd writes its remaining changes when it terminates.
-    running.terminate(timeout).context("stopping a private etcd")?;
-    Ok((etcdserver, cluster_id, members, served))
+    let stopped = running.terminate(timeout).context("stopping a private etcd");
+    Ok(((etcdserver, cluster_id, members, served), stopped))
 }
 
 /// The response of `/version` (`etcdhttp/version.go`).

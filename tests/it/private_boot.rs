@@ -222,6 +222,23 @@ fn a_failed_boot_is_not_reported_as_damage() {
     assert_same(&world.dump(), &saved, "after the program was repaired");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
+fn boots_again_if_etcd_fails_after_it_has_served(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let archive = world.saved();
+    let tools = world.stand_in_tools();
+    let boots = || tools.calls().iter().filter(|(_, call)| call.starts_with("etcd --data-dir")).count();
+    tools.forget_calls();
+    let _ = drill(&world, &archive).completed();
+    let usual = boots();
+    tools.forget_calls();
+    tools.fail_at_the_end("etcd --data-dir*");
+    let _ = drill(&world, &archive).completed();
+    assert_eq!(boots(), usual + 1);
+}
+
 #[test]
 fn an_unreadable_database_is_reported_as_damage() {
     let world = World::plain(Version::V35);

@@ -115,6 +115,11 @@ impl Tools {
         self.fault(pattern, "die", 0);
     }
 
+    /// Makes the next call that matches the shell pattern fail after SIGTERM has ended the real tool.
+    pub fn fail_at_the_end(&self, pattern: &str) {
+        self.fault(pattern, "late", 1);
+    }
+
     /// Makes the `n`-th call from now on fail after the real tool has run. A tool that reads a database also
     /// prints `quote`.
     pub fn fail_after(&self, n: usize, quote: &str) {
