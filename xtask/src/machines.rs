@@ -11,11 +11,13 @@ mod db_client;
 mod debian;
 mod deployment;
 mod documents;
+mod early_removal;
 mod easyrsa;
 mod ended_certificates;
 mod etcd_versions;
 mod failures;
 mod fake_snap;
+mod foreign_archive;
 mod hook_tools;
 mod interrupted_install;
 mod load;
@@ -39,9 +41,11 @@ mod schedule;
 mod self_signed;
 mod signing;
 mod snap;
+mod stop_points;
 mod storage;
 mod strangers;
 mod test_bed;
+mod three_members;
 mod unit;
 mod watched;
 
@@ -126,6 +130,7 @@ const SCENARIOS: &[Scenario] = &[
     on_request("scaling: from 1 unit to 3 and back to 1, on etcd 3.6", etcd_versions::newest_3_6),
     on_request("scaling: upgraded from etcd 3.5 to 3.6 under load", etcd_versions::upgrade),
     in_tests("scaling: restored on 1 unit, and grown to 3 again", scaling::restore_and_grow),
+    on_request("scaling: data of another cluster restored, and grown to 3", foreign_archive::replaces_data),
     on_request("scaling: options changed on 3 units under load, and data lost", restarts::in_turn),
     on_request("scaling: signing requests, renewal and a new CA on 1 unit under load", signing::one_unit),
     on_request("scaling: a new CA on 3 units under load", signing::three_units),
@@ -142,6 +147,9 @@ const SCENARIOS: &[Scenario] = &[
     on_request("scaling: failures on etcd 3.6", etcd_versions::failures_3_6),
     on_request("scaling: accidents at each step of joining and leaving", crash_points::all),
     on_request("scaling: accidents of members, and of machines that join", crash_points::of_members),
+    on_request("scaling: accidents of three members", three_members::accidents),
+    on_request("scaling: snapshots while members change", three_members::snapshots),
+    on_request("scaling: the only unit with data removed too early", early_removal::keeps_data_or_blocks),
     on_request("scaling: changed addresses, and a network for clients", failures::addresses),
     on_request("scaling: all addresses changed at the same time", moved_together::all_units),
     on_request("scaling: units cut off, removed together, and lost", failures::losses),
@@ -212,10 +220,11 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
         return Ok(ExitCode::from(2));
     }
     let run = record::run()?;
-    let outcomes = run_scenarios(&chosen, root::ensure(&workspace::target_directory()?)?)?;
-    if record {
-        record::write(&outcomes, &all_names(), &run)?;
-    }
+    let write = |outcome: &Outcome| match record {
+        true => record::write(std::slice::from_ref(outcome), &all_names(), &run),
+        false => Ok(()),
+    };
+    let outcomes = run_scenarios(&chosen, root::ensure(&workspace::target_directory()?)?, &write)?;
     Ok(exit_code(&outcomes))
 }
 
@@ -278,12 +287,17 @@ impl<'scope> BackgroundScenarios<'scope> {
         };
         let scenarios: Vec<_> =
             SCENARIOS.iter().filter(|scenario| matches!(scenario.when, When::InTests)).collect();
-        Ok(exit_code(&run_scenarios(&scenarios, root)?))
+        Ok(exit_code(&run_scenarios(&scenarios, root, &|_| Ok(()))?))
     }
 }
 
-/// Runs scenarios in parallel, and prints a line for each as it ends. Returns the outcomes in the order of the scenarios.
-fn run_scenarios(chosen: &[&Scenario], root: PathBuf) -> Result<Vec<Outcome>> {
+/// Runs scenarios in parallel. Prints a line for each as it ends, and gives it to `record`: if a long run is interrupted, the
+/// scenarios that have ended are recorded. Returns the outcomes in the order of the scenarios.
+fn run_scenarios(
+    chosen: &[&Scenario],
+    root: PathBuf,
+    record: &(dyn Fn(&Outcome) -> Result<()> + Sync),
+) -> Result<Vec<Outcome>> {
     let test_bed = TestBed::prepare(root)?;
     let began = Instant::now();
     let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -296,6 +310,9 @@ fn run_scenarios(chosen: &[&Scenario], root: PathBuf) -> Result<Vec<Outcome>> {
             let outcome = Outcome { name: scenario.name, result, seconds: began.elapsed().as_secs_f64() };
             let mut outcomes = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
             println!("{outcome}");
+            if let Err(error) = record(&outcome) {
+                eprintln!("recording {}: {error:#}", outcome.name);
+            }
             outcomes.push((number, outcome));
         }
     };

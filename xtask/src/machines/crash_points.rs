@@ -5,47 +5,15 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::deployment::{APPLICATION, Accident, AccidentKind, Deployment, When};
+use super::deployment::{APPLICATION, AccidentKind, Deployment};
 use super::failures;
 use super::machine::Machine;
 use super::network::Network;
 use super::scaling::{
     check_cluster, client, deployment_on, etcdctl, release, release_of, remove_files_of_earlier_unit,
 };
+use super::stop_points;
 use super::test_bed::TestBed;
-
-/// The program waits at the point that this file names.
-const POINT: &str = "/run/stop-at";
-/// This file exists while a program waits.
-const REACHED: &str = "/run/reached";
-/// Waits if its argument is the point.
-const STOP_AT: &str = "\
-#!/bin/sh
-[ \"$(cat /run/stop-at 2>/dev/null)\" = \"$1\" ] || exit 0
-rm /run/stop-at
-touch /run/reached
-exec sleep 10
-";
-/// An etcdctl that can wait before and after each change of the members, and each question for the status.
-const ETCDCTL: &str = "\
-#!/bin/sh
-change=
-for word in add promote remove update; do
-    case \" $* \" in *\" member $word \"*) change=$word ;; esac
-done
-case \" $* \" in *\" endpoint status \"*) change=status ;; esac
-/usr/local/bin/stop-at \"before-$change\"
-/usr/local/lib/etcdctl \"$@\"
-status=$?
-/usr/local/bin/stop-at \"after-$change\"
-exit $status
-";
-/// Makes the start of etcd wait.
-const DROP_IN: &str = "\
-[Service]
-ExecStartPre=+/usr/local/bin/stop-at before-start
-ExecStartPost=+/usr/local/bin/stop-at after-start
-";
 
 const KINDS: [AccidentKind; 2] = [AccidentKind::HookKilled, AccidentKind::PowerFailure];
 const FOUNDING: [&str; 2] = ["before-start", "after-start"];
@@ -172,8 +140,7 @@ impl<'m> Cluster<'m> {
         let machine = &self.machines[place];
         let _ = machine.attempt(&["systemctl", "disable", "--now", "etcd.service"])?;
         remove_files_of_earlier_unit(machine)?;
-        write_program(machine, "/usr/local/bin/stop-at", STOP_AT)?;
-        machine.write("/etc/systemd/system/etcd.service.d/stop.conf", DROP_IN)?;
+        stop_points::add_to_unit(machine)?;
         let address = self.network.address(place);
         self.deployment.add_unit(self.test_bed, machine, &address, self.release)
     }
@@ -181,25 +148,13 @@ impl<'m> Cluster<'m> {
     /// Runs all hooks, with an accident of `unit` at a point.
     fn settle(&mut self, unit: &str, accident: Option<(AccidentKind, &str)>) -> Result<()> {
         if let Some((kind, point)) = accident {
-            self.prepare_accident(unit, kind, point, unit)?;
+            stop_points::prepare(&mut self.deployment, unit, kind, point, unit)?;
         }
         self.deployment.settle()?;
         ensure!(self.deployment.accident.is_none(), "no hook has reached the point");
         for _ in 0..MAX_UPDATES {
-            self.deployment.update_all()?;
-            self.deployment.settle()?;
+            self.deployment.update_and_settle()?;
         }
-        Ok(())
-    }
-
-    /// Makes an accident happen to `victim` when `unit` reaches a point.
-    fn prepare_accident(&mut self, unit: &str, kind: AccidentKind, point: &str, victim: &str) -> Result<()> {
-        let machine = self.deployment.machine(unit)?;
-        machine.run(&["rm", "-f", REACHED])?;
-        machine.write(POINT, point)?;
-        let (unit, victim) = (unit.to_owned(), victim.to_owned());
-        let when = When::File { unit, path: REACHED.to_owned(), victim };
-        self.deployment.accident = Some(Accident { kind, when });
         Ok(())
     }
 
@@ -208,9 +163,7 @@ impl<'m> Cluster<'m> {
         self.second = self.add_unit(1)?;
         let second = self.second.clone();
         self.deployment.run_next_hook(&second)?;
-        let machine = &self.machines[1];
-        machine.run(&["mv", "/usr/local/bin/etcdctl", "/usr/local/lib/etcdctl"])?;
-        write_program(machine, "/usr/local/bin/etcdctl", ETCDCTL)
+        stop_points::add_to_etcdctl(&self.machines[1])
     }
 
     fn join(&mut self, accident: Option<(AccidentKind, &str)>) -> Result<()> {
@@ -255,7 +208,7 @@ impl<'m> Cluster<'m> {
     fn vanish(&mut self) -> Result<()> {
         self.add_second()?;
         let second = self.second.clone();
-        self.prepare_accident(&second, AccidentKind::MachineLost, "after-add", &second)?;
+        stop_points::prepare(&mut self.deployment, &second, AccidentKind::MachineLost, "after-add", &second)?;
         self.deployment.settle()?;
         ensure!(self.deployment.accident.is_none(), "no hook has reached the point");
         let listed = etcdctl(&self.machines[0], "127.0.0.1", &["member", "list"])?;
@@ -263,8 +216,7 @@ impl<'m> Cluster<'m> {
         self.deployment.model.remove_unit_by_force(&second);
         self.deployment.settle()?;
         for _ in 0..MAX_UPDATES {
-            self.deployment.update_all()?;
-            self.deployment.settle()?;
+            self.deployment.update_and_settle()?;
         }
         self.deployment.check_status(&self.first, &["active 1 member, healthy"])?;
         check_cluster(&self.deployment, &[&self.first])?;
@@ -275,12 +227,17 @@ impl<'m> Cluster<'m> {
     fn voter_fails(&mut self) -> Result<()> {
         self.add_second()?;
         let (first, second) = (self.first.clone(), self.second.clone());
-        self.prepare_accident(&second, AccidentKind::PowerFailure, "before-promote", &first)?;
+        stop_points::prepare(
+            &mut self.deployment,
+            &second,
+            AccidentKind::PowerFailure,
+            "before-promote",
+            &first,
+        )?;
         self.deployment.settle()?;
         ensure!(self.deployment.accident.is_none(), "no hook has reached the point");
         for _ in 0..MAX_UPDATES {
-            self.deployment.update_all()?;
-            self.deployment.settle()?;
+            self.deployment.update_and_settle()?;
         }
         self.check_both()
     }
@@ -302,9 +259,4 @@ impl<'m> Cluster<'m> {
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
         client(&self.deployment)?.check(&self.deployment.model, &addresses).map(drop)
     }
-}
-
-fn write_program(machine: &Machine, path: &str, text: &str) -> Result<()> {
-    machine.write(path, text)?;
-    machine.run(&["chmod", "755", path]).map(drop)
 }

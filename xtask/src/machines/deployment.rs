@@ -24,6 +24,8 @@ pub const APPLICATION: &str = "etcd";
 const NAMES: &str = include_str!("../../../tests/it/common/hook-tools");
 /// More rounds of hooks than any step of a scenario needs.
 const MAX_ROUNDS: usize = 100;
+/// The pause between two looks at a file or a hook.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Who answers the requests in a relation, after each hook.
 pub trait Provider {
@@ -31,7 +33,7 @@ pub trait Provider {
     fn answer(&mut self, model: &mut Model) -> Result<()>;
 }
 
-/// What happens to a unit while it runs a hook.
+/// What happens to a unit while it, or another one, runs a hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccidentKind {
     /// The hook gets SIGKILL.
@@ -42,6 +44,8 @@ pub enum AccidentKind {
     MachineLost,
     /// The next unit becomes the leader before the hook ends.
     LeadershipLost,
+    /// The unit takes a snapshot, which must succeed, while another unit waits in a hook.
+    Snapshot,
 }
 
 /// An accident, and when it happens.
@@ -148,7 +152,7 @@ impl<'m> Deployment<'m> {
         let name = self.model.add_unit(APPLICATION, address);
         let (agent, charm, tools) = (agent(&name), format!("{}/charm", agent(&name)), tools(&name));
         machine.copy_in(&test_bed.programs.join("etcd-backup"), &format!("{charm}/dispatch"))?;
-        for link in ["bin/reconcile", "actions/snapshot", "actions/restore"] {
+        for link in ["bin/reconcile", "actions/snapshot", "actions/backup", "actions/restore"] {
             machine.run(&["mkdir", "-p", &format!("{charm}/bin"), &format!("{charm}/actions")])?;
             machine.run(&["ln", "-s", "../dispatch", &format!("{charm}/{link}")])?;
         }
@@ -243,6 +247,11 @@ impl<'m> Deployment<'m> {
     /// Runs the next hook of a unit, which must have one.
     pub fn run_next_hook(&mut self, unit: &str) -> Result<()> {
         let hook = self.model.next_hook(unit).with_context(|| format!("{unit} has no hook to run"))?;
+        self.run_hook(unit, hook)
+    }
+
+    /// Runs a hook of a unit.
+    pub fn run_hook(&mut self, unit: &str, hook: Hook) -> Result<()> {
         self.run_together(&[(unit.to_owned(), hook)])
     }
 
@@ -256,6 +265,34 @@ impl<'m> Deployment<'m> {
         let units = self.units_with_agents().into_iter();
         let due: Vec<(String, Hook)> = units.map(|unit| (unit, Hook::update_status())).collect();
         self.run_together(&due)
+    }
+
+    /// Runs `update-status` of all units, and then all hooks that follow.
+    pub fn update_and_settle(&mut self) -> Result<()> {
+        self.update_all()?;
+        self.settle()
+    }
+
+    /// Runs rounds of [`Self::update_and_settle`], each after a pause, until all these units have a status. Returns how many.
+    pub fn update_until(
+        &mut self,
+        units: &[String],
+        expected: &str,
+        max: usize,
+        pause: Duration,
+    ) -> Result<usize> {
+        for updates in 0..=max {
+            let has_status = |unit| self.statuses.get(unit).is_some_and(|status| status == expected);
+            if units.iter().all(has_status) {
+                return Ok(updates);
+            }
+            if updates < max {
+                thread::sleep(pause);
+                self.update_and_settle()?;
+            }
+        }
+        let last = &self.hooks[self.hooks.len().saturating_sub(40)..];
+        bail!("not every unit has the status {expected:?}:\n{}", last.join("\n"))
     }
 
     /// Runs hooks of different units at the same time: none sees what another one changes. Each must succeed, as every hook of
@@ -278,8 +315,11 @@ impl<'m> Deployment<'m> {
             self.recover(accident.kind, unit)?;
         }
         for ((unit, hook), ended) in due.iter().zip(outputs) {
-            let is_struck = struck.as_ref().is_some_and(|(_, struck)| struck == unit);
+            let accident =
+                struck.as_ref().filter(|(_, victim)| victim == unit).map(|(accident, _)| accident.kind);
+            let is_struck = accident.is_some_and(|kind| kind != AccidentKind::Snapshot);
             match ended {
+                _ if accident == Some(AccidentKind::MachineLost) => self.model.interrupt(unit, hook),
                 Ok(ended) if ended.output.status.success() || !is_struck => {
                     self.finish(unit, hook, &ended)?
                 }
@@ -325,9 +365,16 @@ impl<'m> Deployment<'m> {
                 Ok(scope.spawn(run))
             };
             let running: Vec<Result<_>> = due.iter().map(start).collect();
-            let is_over = || running.iter().flatten().all(thread::ScopedJoinHandle::is_finished);
+            let is_running = |unit: &str| {
+                let threads = due.iter().zip(&running).filter(|((other, _), _)| other == unit);
+                threads.filter_map(|(_, thread)| thread.as_ref().ok()).any(|thread| !thread.is_finished())
+            };
             let has_happened = match planned {
-                Some((accident, victim)) => self.strike(accident, victim, &is_over)?,
+                Some((accident, victim)) => {
+                    let is_over = || !due.iter().any(|(unit, _)| is_running(unit));
+                    self.wait_for_accident(accident, &is_over)?
+                        && self.strike(accident, victim, &|| is_running(victim)).map(|()| true)?
+                }
                 None => false,
             };
             let join = |thread: thread::ScopedJoinHandle<'_, Result<Ended>>| {
@@ -337,9 +384,8 @@ impl<'m> Deployment<'m> {
         })
     }
 
-    /// Waits for the time of an accident, and makes it happen to `victim`. Returns whether the time has come before the hooks are
-    /// over.
-    fn strike(&self, accident: &Accident, victim: &str, is_over: &dyn Fn() -> bool) -> Result<bool> {
+    /// Waits for the time of an accident. Returns whether it has come before the hooks are over.
+    fn wait_for_accident(&self, accident: &Accident, is_over: &dyn Fn() -> bool) -> Result<bool> {
         match &accident.when {
             When::Round { delay, .. } => thread::sleep(*delay),
             When::File { unit, path, .. } => {
@@ -347,23 +393,38 @@ impl<'m> Deployment<'m> {
                     if is_over() {
                         return Ok(false);
                     }
-                    thread::sleep(Duration::from_millis(5));
+                    thread::sleep(POLL_INTERVAL);
                 }
             }
         }
+        Ok(true)
+    }
+
+    /// Makes an accident happen to `victim`.
+    fn strike(&self, accident: &Accident, victim: &str, runs_hook: &dyn Fn() -> bool) -> Result<()> {
         let machine = self.machine(victim)?;
         match accident.kind {
-            AccidentKind::HookKilled => kill_hook(machine)?,
-            AccidentKind::PowerFailure | AccidentKind::MachineLost => machine.switch_off()?,
-            AccidentKind::LeadershipLost => {}
+            AccidentKind::HookKilled => kill_hook(machine),
+            AccidentKind::PowerFailure | AccidentKind::MachineLost => machine.switch_off(),
+            AccidentKind::LeadershipLost => Ok(()),
+            AccidentKind::Snapshot => {
+                // In Juju, an action of a unit waits for its hook.
+                while runs_hook() {
+                    thread::sleep(POLL_INTERVAL);
+                }
+                self.action(victim, "snapshot", Value::Object(Map::new()))?;
+                match &accident.when {
+                    When::File { unit, path, .. } => self.machine(unit)?.run(&["rm", path]).map(drop),
+                    When::Round { .. } => Ok(()),
+                }
+            }
         }
-        Ok(true)
     }
 
     /// Does what follows an accident, before the results of the hooks are stored.
     fn recover(&mut self, kind: AccidentKind, unit: &str) -> Result<()> {
         match kind {
-            AccidentKind::HookKilled => {}
+            AccidentKind::HookKilled | AccidentKind::Snapshot => {}
             AccidentKind::MachineLost => self.stop_agent(unit),
             AccidentKind::PowerFailure => {
                 (self.boot)(self.machine(unit)?)?;

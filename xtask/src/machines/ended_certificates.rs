@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use super::charm::pid;
 use super::deployment::{Deployment, Provider};
 use super::machine::Machine;
+use super::network;
 use super::scaling::{ADDRESSES, add_two, certificate, check_cluster, etcdctl, healthy, three_machines};
 use super::self_signed::SelfSigned;
 use super::signing::{AGE, make_older};
@@ -18,9 +19,21 @@ use super::test_bed::TestBed;
 const LAST_VALIDITY: Duration = Duration::from_secs(60);
 /// The most rounds of `update-status` until all members serve again.
 const MAX_UPDATES: usize = 4;
+/// The machine that is off in [`Case::OneIsOff`].
+const LAST: usize = 2;
 
-/// All certificates of three units end: once while the connections between the members last, and once after every etcd was
-/// restarted, so that no member has a connection.
+/// What the members do while their certificates end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Case {
+    /// Their connections last.
+    Connected,
+    /// Every etcd restarts, so that no member has a connection.
+    Restarted,
+    /// The last machine is off, until the others serve with certificates of the new authority.
+    OneIsOff,
+}
+
+/// All certificates of three units end, in each [`Case`].
 pub fn all_ended(test_bed: &TestBed) -> Result<String> {
     let (machines, release) = three_machines(test_bed)?;
     let mut deployment = Deployment::new()?;
@@ -33,12 +46,14 @@ pub fn all_ended(test_bed: &TestBed) -> Result<String> {
     units.insert(0, zero);
     etcdctl(&machines[0], "127.0.0.1", &["put", "before", "the end"])?;
     let mut scene = Scene { machines: &machines, deployment, provider, units };
-    let with_connections = scene.end_and_replace(false).context("the connections last")?;
-    let without = scene.end_and_replace(true).context("no connection is left")?;
+    let with_connections = scene.end_and_replace(Case::Connected).context("the connections last")?;
+    let without = scene.end_and_replace(Case::Restarted).context("no connection is left")?;
+    let late = scene.end_and_replace(Case::OneIsOff).context("one machine is off")?;
     check_cluster(&scene.deployment, &scene.units.iter().collect::<Vec<_>>())?;
     Ok(format!(
         "reported while the provider did not answer; with certificates of a new CA all members served again, after \
-         {with_connections} update-status while old connections lasted, and after {without} without any"
+         {with_connections} update-status while old connections lasted, after {without} without any, and after {late} when a \
+         machine that had been off was on again"
     ))
 }
 
@@ -52,7 +67,7 @@ struct Scene<'m> {
 impl Scene<'_> {
     /// Lets all certificates end, and then the provider answer with a new authority. Returns the rounds of `update-status` until
     /// all members serve.
-    fn end_and_replace(&mut self, breaks_connections: bool) -> Result<usize> {
+    fn end_and_replace(&mut self, case: Case) -> Result<usize> {
         let old = self.machines.iter().map(certificate).collect::<Result<Vec<_>>>()?;
         let pids = self.machines.iter().map(pid).collect::<Result<Vec<_>>>()?;
         for machine in self.machines {
@@ -61,22 +76,26 @@ impl Scene<'_> {
         self.provider.set_validity(LAST_VALIDITY);
         self.provider.backdate(Duration::ZERO);
         let issued = Instant::now();
-        self.deployment.update_all()?;
-        self.deployment.settle()?;
+        self.deployment.update_and_settle()?;
         let ending = self.machines.iter().map(certificate).collect::<Result<Vec<_>>>()?;
         ensure!(old.iter().zip(&ending).all(|(old, ending)| old != ending), "a certificate was not renewed");
         ensure!(issued.elapsed() < LAST_VALIDITY, "the certificates ended before they were placed");
         self.provider.set_silent(true);
+        let mut on = self.units.clone();
+        if case == Case::OneIsOff {
+            self.machines[LAST].switch_off()?;
+            self.deployment.stop_agent(&self.units[LAST]);
+            on.truncate(LAST);
+        }
         // The last of them was issued during these hooks.
         sleep(LAST_VALIDITY + Duration::from_secs(1));
-        if breaks_connections {
+        if case == Case::Restarted {
             for machine in self.machines {
                 machine.run(&["systemctl", "restart", "--no-block", "etcd.service"])?;
             }
         }
-        self.deployment.update_all()?;
-        self.deployment.settle()?;
-        for unit in &self.units {
+        self.deployment.update_and_settle()?;
+        for unit in &on {
             self.deployment.check_status(unit, &["blocked ", "certificates", "keeps running as it was"])?;
         }
         ensure!(
@@ -89,27 +108,32 @@ impl Scene<'_> {
         self.provider.backdate(AGE);
         self.provider.take_new_authority()?;
         self.provider.clone().answer(&mut self.deployment.model)?;
-        let updates = self.update_until_healthy()?;
+        let updates = match case {
+            Case::OneIsOff => {
+                self.update_until(&on, "active voter, 3 members, no answer from etcd2: no other may fail")?;
+                self.boot_last()?;
+                self.update_until(&self.units.clone(), &healthy(self.units.len()))?
+            }
+            _ => self.update_until(&on, &healthy(self.units.len()))?,
+        };
         for (machine, before) in self.machines.iter().zip(pids) {
             ensure!(pid(machine)? != before, "an etcd was not restarted");
         }
         Ok(updates)
     }
 
-    /// Runs hooks until all units report that all members serve. Returns the rounds of `update-status`.
-    fn update_until_healthy(&mut self) -> Result<usize> {
-        for updates in 0..=MAX_UPDATES {
-            self.deployment.settle()?;
-            let expected = healthy(self.units.len());
-            let statuses = &self.deployment.statuses;
-            if self.units.iter().all(|unit| statuses.get(unit).is_some_and(|status| *status == expected)) {
-                return Ok(updates);
-            }
-            if updates < MAX_UPDATES {
-                self.deployment.update_all()?;
-            }
-        }
-        let hooks = &self.deployment.hooks;
-        anyhow::bail!("{}", hooks[hooks.len().saturating_sub(40)..].join("\n"))
+    /// Boots the last machine, and connects it to the others.
+    fn boot_last(&mut self) -> Result<()> {
+        let (machine, unit) = (&self.machines[LAST], self.units[LAST].clone());
+        machine.switch_on_connected(&|| network::plug(&self.machines[0], LAST, machine))?;
+        self.deployment.start_agent(&unit);
+        self.deployment.model.boot(&unit);
+        Ok(())
+    }
+
+    /// Runs hooks until all these units have a status. Returns the rounds of `update-status`.
+    fn update_until(&mut self, units: &[String], expected: &str) -> Result<usize> {
+        self.deployment.settle()?;
+        self.deployment.update_until(units, expected, MAX_UPDATES, Duration::ZERO)
     }
 }

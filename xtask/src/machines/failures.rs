@@ -128,11 +128,11 @@ enum Cut {
 
 /// Three units, and the client.
 pub(super) struct Scene<'m> {
-    test_bed: &'m TestBed,
+    pub(super) test_bed: &'m TestBed,
     hub: &'m Machine,
-    machines: &'m [Machine],
+    pub(super) machines: &'m [Machine],
     pub(super) network: &'m Network<'m>,
-    release: PathBuf,
+    pub(super) release: PathBuf,
     pub(super) deployment: Deployment<'m>,
     /// The unit of each machine.
     pub(super) units: Vec<String>,
@@ -209,8 +209,7 @@ impl<'m> Scene<'m> {
     pub(super) fn update_until(&mut self, check: &dyn Fn(&Self) -> Result<()>) -> Result<usize> {
         let mut updates = 0;
         loop {
-            self.deployment.update_all()?;
-            self.deployment.settle()?;
+            self.deployment.update_and_settle()?;
             updates += 1;
             match check(self) {
                 Ok(()) => return Ok(updates),

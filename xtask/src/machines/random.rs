@@ -304,8 +304,7 @@ impl<'m> Run<'m> {
     fn update(&mut self) -> Result<usize> {
         let mut updates = 0;
         loop {
-            self.deployment.update_all()?;
-            self.deployment.settle()?;
+            self.deployment.update_and_settle()?;
             updates += 1;
             match self.check() {
                 Ok(()) => return Ok(updates),

@@ -39,8 +39,7 @@ pub fn same_machine(test_bed: &TestBed) -> Result<String> {
     for (attached, record, by_force) in [(&broken, RECORDS[0], false), (&too_new, RECORDS[1], true)] {
         deployment.attach_release_of(&second, attached)?;
         deployment.settle()?;
-        deployment.update_all()?;
-        deployment.settle()?;
+        deployment.update_and_settle()?;
         deployment.check_status(&second, &["blocked ", "juju attach-resource"])?;
         ensure!(machines[1].path(record)?.exists(), "{record} does not exist: {:?}", deployment.statuses);
         match by_force {

@@ -80,7 +80,7 @@ fn lose_data(deployment: &mut Deployment<'_>, machines: &[Machine; 3]) -> Result
 }
 
 /// Checks that the etcd of each machine runs with this line in its configuration.
-fn check_configured(machines: &[Machine], line: &str) -> Result<()> {
+pub(super) fn check_configured(machines: &[Machine], line: &str) -> Result<()> {
     for machine in machines {
         let config = fs::read_to_string(machine.path("/etc/etcd/etcd.conf.yml")?)?;
         ensure!(config.lines().any(|found| found == line), "the configuration has no {line:?}: {config}");

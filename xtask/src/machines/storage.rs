@@ -1,7 +1,6 @@
 //! Three units with their data on a storage of Juju. After a boot it is not mounted, or it is detached and attached again. The
 //! members are not replaced, because no data is lost.
 
-use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -20,6 +19,8 @@ const LOCATION: &str = "/var/lib/juju/storage/data/0";
 const DISK: &str = "/var/lib/disk";
 /// The most rounds of `update-status` after the storage is back.
 const MAX_UPDATES: usize = 3;
+/// The pause before each of them: etcd accepts a change only 5 s after its members have connected.
+const UPDATE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The storage of one of three is mounted later than etcd is started at a boot. Then it is detached from a unit that stays.
 pub fn of_members(test_bed: &TestBed) -> Result<String> {
@@ -96,8 +97,7 @@ impl Scene<'_> {
     /// Checks that the unit waits for its storage, and that the others serve and keep its member.
     fn check_without_storage(&mut self, place: usize, before: &[u64]) -> Result<()> {
         for _ in 0..2 {
-            self.deployment.update_all()?;
-            self.deployment.settle()?;
+            self.deployment.update_and_settle()?;
         }
         let unit = &self.units[place];
         self.deployment.check_status(unit, &["blocked ", "is missing or empty", "juju attach-storage"])?;
@@ -119,19 +119,12 @@ impl Scene<'_> {
     }
 
     fn update_until_healthy(&mut self) -> Result<usize> {
-        for updates in 0..=MAX_UPDATES {
-            let expected = healthy(self.units.len());
-            let statuses = &self.deployment.statuses;
-            if updates > 0
-                && self.units.iter().all(|unit| statuses.get(unit).is_some_and(|found| *found == expected))
-            {
-                return Ok(updates);
-            }
-            self.deployment.update_all()?;
-            self.deployment.settle()?;
-            sleep(Duration::from_secs(5));
-        }
-        anyhow::bail!("{:?}", self.deployment.statuses)
+        // The statuses are those of an earlier condition.
+        self.deployment.update_and_settle()?;
+        let expected = healthy(self.units.len());
+        let others =
+            self.deployment.update_until(&self.units, &expected, MAX_UPDATES - 1, UPDATE_INTERVAL)?;
+        Ok(1 + others)
     }
 
     /// Returns the ids of the members, sorted.

@@ -113,8 +113,7 @@ fn sorted(units: &[String]) -> Vec<&String> {
 /// Runs two rounds of `update-status`: the first one may publish what the second one needs.
 fn update(deployment: &mut Deployment<'_>) -> Result<()> {
     for _ in 0..2 {
-        deployment.update_all()?;
-        deployment.settle()?;
+        deployment.update_and_settle()?;
     }
     Ok(())
 }

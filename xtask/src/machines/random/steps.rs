@@ -111,6 +111,7 @@ impl fmt::Display for Event {
             AccidentKind::PowerFailure => "power failure",
             AccidentKind::MachineLost => "machine lost",
             AccidentKind::LeadershipLost => "leadership lost",
+            AccidentKind::Snapshot => "snapshot",
         };
         match when {
             When::Round { rounds, choice, delay } => {
