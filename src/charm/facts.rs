@@ -75,6 +75,11 @@ impl Facts {
         }
     }
 
+    /// Whether the etcd of this unit runs, with the charm's configuration and the unit's data.
+    pub fn runs_own_etcd(&self) -> bool {
+        self.is_running && self.has_own_config && self.data == DataState::Present
+    }
+
     /// Whether an operator has placed certificates. They are used instead of those of a relation.
     pub fn has_manual_certificates(&self) -> bool {
         self.certificates != Certificates::None && self.certificate_dir == self.method.certificate_dir()

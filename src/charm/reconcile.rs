@@ -137,8 +137,8 @@ impl HookRun<'_> {
         let end = HookEnd { juju: self.juju, plan: &plan, broken: self.broken_relation() };
         if let Some(status) = failed.or(plan.status.clone()).or(waits) {
             // Other units need this one as their leader, whatever it waits for.
-            match facts.is_running && !plan.stops_etcd() && decide::status_during_restore(&restore).is_none()
-            {
+            let is_served = facts.runs_own_etcd() && !plan.stops_etcd();
+            match is_served && decide::status_during_restore(&restore).is_none() {
                 true => drop(end.settle(&mut facts)),
                 false => drop(end.publish(&facts, None)),
             }
