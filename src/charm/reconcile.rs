@@ -135,10 +135,12 @@ impl HookRun<'_> {
         }
         let waits = plan.again.then(|| Status::new("waiting", "waiting for etcd to list this unit"));
         let end = HookEnd { juju: self.juju, plan: &plan, broken: self.broken_relation() };
+        let is_served = facts.runs_own_etcd() && !plan.stops_etcd();
+        // After a step that failed, the unit keeps its turn to restart.
+        let may_settle = is_served && failed.is_none() && decide::status_during_restore(&restore).is_none();
         if let Some(status) = failed.or(plan.status.clone()).or(waits) {
             // Other units need this one as their leader, whatever it waits for.
-            let is_served = facts.runs_own_etcd() && !plan.stops_etcd();
-            match is_served && decide::status_during_restore(&restore).is_none() {
+            match may_settle {
                 true => drop(end.settle(&mut facts)),
                 false => drop(end.publish(&facts, None)),
             }
