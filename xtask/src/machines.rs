@@ -310,8 +310,10 @@ fn run_scenarios(
             let outcome = Outcome { name: scenario.name, result, seconds: began.elapsed().as_secs_f64() };
             let mut outcomes = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
             println!("{outcome}");
-            if let Err(error) = record(&outcome) {
-                eprintln!("recording {}: {error:#}", outcome.name);
+            // What was interrupted has no result.
+            let recorded = crate::interrupt::check().and_then(|()| record(&outcome));
+            if let Err(error) = recorded {
+                eprintln!("{} is not recorded: {error:#}", outcome.name);
             }
             outcomes.push((number, outcome));
         }
