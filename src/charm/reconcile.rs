@@ -193,7 +193,7 @@ impl HookRun<'_> {
         restore: &RestoreState,
     ) -> Result<Facts> {
         let deadline = Instant::now() + SUCCESSION_TIMEOUT;
-        while facts.is_running && facts.cluster.has_only_voter_beside_joiner() && Instant::now() < deadline {
+        while facts.is_running && facts.cluster.waits_for_joiner() && Instant::now() < deadline {
             std::thread::sleep(SUCCESSION_POLL_INTERVAL);
             facts = gather::gather(self.juju, self.hook, own, restore.clone())?;
         }

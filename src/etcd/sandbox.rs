@@ -104,7 +104,7 @@ pub fn boot(etcd: &Path, home: Dir) -> Result<BootedCopy> {
     let (mut booted, mut stopped) = run_alone(etcd, &home)?;
     if stopped.is_err() {
         interrupt::check()?;
-        // etcd 3.5.35 was seen to exit with status 1 after SIGTERM, once in some thousand boots. Its last changes may be in the log
+        // etcd 3.5.35 was seen to exit with status 1 after SIGTERM, once in our tests. Its last changes may be in the log
         // only, from which another start takes them.
         (booted, stopped) = run_alone(etcd, &home)?;
     }

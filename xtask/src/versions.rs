@@ -92,7 +92,7 @@ fn run_tests(candidate: &Candidate, target: &Path) -> Result<Outcome> {
     let other = if is_new(version) { "etcd_3_4" } else { "etcd_3_5" };
     let mut cargo = test::tests(&["--test", test::SLOW_TESTS], &["--", "--skip", other], target)?;
     if is_new(version) {
-        // Beside it, always the same older etcd.
+        // The older etcd in these tests is always the same.
         cargo.env(etcd::OLD.variable, etcd::from_debian(target, &etcd::OLD)?);
         cargo.env(etcd::NEW.variable, bin).env(etcd::NEWEST_VARIABLE, bin);
     } else {

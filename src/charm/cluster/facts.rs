@@ -91,9 +91,9 @@ impl ClusterFacts {
         self.is_dying() && self.has_others_that_stay() && !self.other_voters(members).is_empty()
     }
 
-    /// Whether this unit is being removed with the only voter, while a unit that stays, and does not wait for an
-    /// operator, is about to join or has a learner.
-    pub fn has_only_voter_beside_joiner(&self) -> bool {
+    /// Whether this unit is being removed with the only voter, and has to wait for another unit: one that is about to join or has a
+    /// learner, stays, and does not need an operator.
+    pub fn waits_for_joiner(&self) -> bool {
         let members = self.members.as_deref().unwrap_or_default();
         let is_at_work = |joiner: &str| self.units_at_work().any(|unit| unit == joiner);
         self.is_dying()
@@ -245,17 +245,17 @@ mod tests {
             ..ClusterFacts::default()
         };
         // A learner of an operator is not waited for.
-        assert!(!facts.has_only_voter_beside_joiner());
+        assert!(!facts.waits_for_joiner());
         facts.application.known.insert("etcd/1".into(), known);
-        assert!(facts.has_only_voter_beside_joiner());
+        assert!(facts.waits_for_joiner());
         let admitted = ClusterFacts { members: Some(vec![member(0, false)]), ..facts.clone() };
-        assert!(admitted.has_only_voter_beside_joiner());
+        assert!(admitted.waits_for_joiner());
         let joined =
             ClusterFacts { members: Some(vec![member(0, false), member(1, false)]), ..facts.clone() };
-        assert!(!joined.has_only_voter_beside_joiner());
+        assert!(!joined.waits_for_joiner());
         for status in ["dying", "blocked"] {
             facts.units.insert("etcd/1".into(), goal(status));
-            assert!(!facts.has_only_voter_beside_joiner(), "{status}");
+            assert!(!facts.waits_for_joiner(), "{status}");
         }
     }
 

@@ -192,7 +192,7 @@ pub fn application_data(facts: &ClusterFacts, own: &UnitData) -> ApplicationData
         // A unit that serves another cluster is not a member of this one.
         let member = published.member.clone().filter(|_| published.cluster == data.cluster);
         let joins = data.cluster.is_some() && published.cluster.is_none() && published.peer.is_some();
-        // Another unit, whose member is off, may have the same address.
+        // The machine of another unit may be off, and its address given to this one.
         let is_taken = data.known.iter().any(|(other, known)| {
             other != unit && known.member.is_some() && Some(&known.peer) == published.peer.as_ref()
         });
@@ -209,8 +209,8 @@ pub fn application_data(facts: &ClusterFacts, own: &UnitData) -> ApplicationData
 /// Returns the cluster of the application that has ended with its units, as long as no unit has its data again. `data` is what the
 /// leader publishes now, and `served` the etcd of this unit, the leader.
 ///
-/// A new unit then starts with an empty etcd, which clients must not take for that cluster: Kubernetes would delete everything that
-/// it does not find. A restore makes the etcd an heir, and whoever writes a key has decided to go on without the data.
+/// A new unit then starts with an empty etcd. Clients must not use it in the place of that cluster: to Kubernetes, all objects would
+/// be gone. A restore makes this etcd an heir of the cluster. A key in it shows that an operator goes on without the data.
 pub fn ended_cluster(
     facts: &ClusterFacts,
     data: &ApplicationData,

@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 const MAX_OBJECTS: usize = 1_000_000;
 /// The longest key, in bytes: the limit of S3, Azure and Google.
 const MAX_KEY: usize = 1024;
-/// The longest ETag and token, in bytes. Servers send less than 2 KiB.
+/// The longest ETag and token that are accepted, in bytes.
 const MAX_WORD: usize = 8192;
-/// The most pages of a list. Servers send pages of 1,000 objects, and some of 100.
+/// The most pages of a list: with 50 objects on each, they have [`MAX_OBJECTS`].
 const MAX_PAGES: usize = 20_000;
 /// The most pages in a row without a new key. Ceph may send an empty page if many objects were deleted.
 const MAX_IDLE_PAGES: usize = 16;
@@ -58,6 +58,7 @@ pub(in crate::store) enum Next {
 /// The pages so far.
 #[derive(Debug, Default)]
 struct Pages {
+    /// Their number.
     count: usize,
     blobs: BTreeMap<String, Blob>,
     tokens: BTreeSet<String>,

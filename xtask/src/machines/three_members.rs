@@ -130,13 +130,16 @@ impl Scene<'_> {
         snapshot_count: usize,
     ) -> Result<()> {
         self.deployment.model.lead(&self.units[0]);
-        self.deployment
-            .configure(&[("snapshot-count", json!(snapshot_count)), ("backup", json!(SETTINGS))])?;
+        self.configure(snapshot_count)?;
         let (restarting, victim) = (self.units[restarting].clone(), self.units[victim].clone());
         stop_points::prepare(&mut self.deployment, &restarting, kind, "before-start", &victim)?;
         self.deployment.settle()?;
         ensure!(self.deployment.accident.is_none(), "no hook has reached the point");
         Ok(())
+    }
+
+    fn configure(&mut self, snapshot_count: usize) -> Result<()> {
+        self.deployment.configure(&[("snapshot-count", json!(snapshot_count)), ("backup", json!(SETTINGS))])
     }
 
     fn check_configured(&self, snapshot_count: usize) -> Result<()> {
@@ -187,8 +190,7 @@ impl Scene<'_> {
         let machine = &self.machines[place];
         self.start_snapshot(place)?;
         let before = pid(machine)?;
-        self.deployment
-            .configure(&[("snapshot-count", json!(snapshot_count)), ("backup", json!(SETTINGS))])?;
+        self.configure(snapshot_count)?;
         self.deployment.settle()?;
         ensure!(pid(machine)? != before, "etcd was not restarted");
         self.finish_snapshot(place)?;
@@ -196,7 +198,7 @@ impl Scene<'_> {
         self.check_configured(snapshot_count)
     }
 
-    /// The last unit leaves while its own scheduled snapshot runs: it waits for its end.
+    /// The last unit leaves while its own scheduled snapshot runs.
     fn leave_during_own_snapshot(&mut self) -> Result<()> {
         let place = UNITS - 1;
         self.start_snapshot(place)?;
