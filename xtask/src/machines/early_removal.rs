@@ -3,12 +3,11 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::db_client::DbClient;
 use super::deployment::{APPLICATION, Deployment};
-use super::easyrsa::Easyrsa;
 use super::machine::Machine;
 use super::scaling::{
-    ADDRESSES, check_cluster, client, etcdctl, healthy, remove_files_of_earlier_unit, three_machines,
+    ADDRESSES, check_cluster, client, deployment_with_client, etcdctl, healthy, remove_files_of_earlier_unit,
+    three_machines,
 };
 use super::test_bed::TestBed;
 
@@ -22,11 +21,8 @@ const MAX_HOOKS: usize = 20;
 pub fn keeps_data_or_blocks(test_bed: &TestBed) -> Result<String> {
     let (machines, release) = three_machines(test_bed)?;
     let [first, second, third] = &machines;
-    let mut deployment = Deployment::new()?;
+    let mut deployment = deployment_with_client()?;
     let zero = deployment.add_unit(test_bed, first, ADDRESSES[0], &release)?;
-    let easyrsa = Easyrsa::relate(&mut deployment.model)?;
-    deployment.provide(easyrsa);
-    deployment.client = Some(DbClient::relate(&mut deployment.model));
     deployment.settle()?;
     etcdctl(first, "127.0.0.1", &["put", "before", "the removal"])?;
 

@@ -3,11 +3,11 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::db_client::DbClient;
 use super::deployment::Deployment;
-use super::easyrsa::Easyrsa;
 use super::machine::Machine;
-use super::scaling::{ADDRESSES, add_two, check_cluster, client, etcdctl, healthy, three_machines};
+use super::scaling::{
+    ADDRESSES, add_two, check_cluster, client, deployment_with_client, etcdctl, healthy, three_machines,
+};
 use super::scenario;
 use super::test_bed::TestBed;
 
@@ -25,11 +25,8 @@ pub fn replaces_data(test_bed: &TestBed) -> Result<String> {
     let archive = other.path(&scenario::snapshot(&other)?)?;
 
     let (machines, release) = three_machines(test_bed)?;
-    let mut deployment = Deployment::new()?;
+    let mut deployment = deployment_with_client()?;
     let zero = deployment.add_unit(test_bed, &machines[0], ADDRESSES[0], &release)?;
-    let easyrsa = Easyrsa::relate(&mut deployment.model)?;
-    deployment.provide(easyrsa);
-    deployment.client = Some(DbClient::relate(&mut deployment.model));
     deployment.settle()?;
     etcdctl(&machines[0], "127.0.0.1", &["put", KEY, "of this cluster"])?;
     etcdctl(&machines[0], "127.0.0.1", &["put", "another key", "of this cluster"])?;

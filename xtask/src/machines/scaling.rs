@@ -36,8 +36,14 @@ const OF_EARLIER_UNIT: [&str; 9] = [
 
 /// Returns a deployment without units, with a certificate provider and a client. Its machines boot into `network`.
 pub(super) fn deployment_on<'m>(network: &'m Network<'m>) -> Result<Deployment<'m>> {
-    let mut deployment = Deployment::new()?;
+    let mut deployment = deployment_with_client()?;
     deployment.boot_with(Box::new(move |machine| network.boot(machine)));
+    Ok(deployment)
+}
+
+/// Returns a deployment without units, with a certificate provider and a client.
+pub(super) fn deployment_with_client<'m>() -> Result<Deployment<'m>> {
+    let mut deployment = Deployment::new()?;
     let easyrsa = Easyrsa::relate(&mut deployment.model)?;
     deployment.provide(easyrsa);
     deployment.client = Some(DbClient::relate(&mut deployment.model));
@@ -248,11 +254,8 @@ fn join_with_authentication(deployment: &mut Deployment<'_>, units: [&String; 2]
 /// keys are those of the snapshot, and no address of an earlier member is left.
 pub fn restore_and_grow(test_bed: &TestBed) -> Result<String> {
     let (machines, release) = three_machines(test_bed)?;
-    let mut deployment = Deployment::new()?;
+    let mut deployment = deployment_with_client()?;
     let zero = deployment.add_unit(test_bed, &machines[0], ADDRESSES[0], &release)?;
-    let easyrsa = Easyrsa::relate(&mut deployment.model)?;
-    deployment.provide(easyrsa);
-    deployment.client = Some(DbClient::relate(&mut deployment.model));
     deployment.settle()?;
     client(&deployment)?.check(&deployment.model, &ADDRESSES[..1])?;
     etcdctl(&machines[0], "127.0.0.1", &["put", "before", "snapshot"])?;
