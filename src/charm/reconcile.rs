@@ -401,14 +401,12 @@ impl HookRun<'_> {
 fn status_of_step(error: &anyhow::Error, step: Step, facts: &ClusterFacts) -> Status {
     match MembershipRefusal::from_error(error) {
         Some(MembershipRefusal::AnotherLearner) => match strangers(facts).iter().find(|one| one.is_learner) {
-            Some(stranger) => Status::blocked(
+            Some(stranger) => Status::blocked_with_commands(
+                &format!("a learner belongs to no unit: {}", describe_stranger(stranger)),
+                &facts.unit,
                 &format!(
-                    "etcd accepts one learner at a time, and {} belongs to no unit",
-                    describe_stranger(stranger)
-                ),
-                &format!(
-                    "promote it, or remove it if it is not needed: etcdctl member remove {:x}",
-                    stranger.id
+                    "if it is not needed, {} member remove {:x}; etcd accepts one learner at a time",
+                    facts.etcdctl, stranger.id
                 ),
             ),
             None => {

@@ -21,6 +21,7 @@ use super::member::Member;
 use super::site::{Login, Site, socket_path};
 use super::timeouts;
 use super::tls::Tls;
+use crate::error::quoted;
 use crate::system::durable::Dir;
 use crate::system::growing_file::GrowthSender;
 use crate::system::priority;
@@ -71,6 +72,19 @@ impl Client {
             certificate_problems: site.certificate_problems.clone(),
             login: site.login.clone(),
         }
+    }
+
+    /// Returns etcdctl with the options that reach the member, as typed in a shell. It asks for the password of a login.
+    pub fn typed(&self) -> String {
+        let mut words = vec![quoted(self.etcdctl.as_os_str()), format!("--endpoints={}", self.endpoint)];
+        let files = [("cacert", &self.tls.cacert), ("cert", &self.tls.cert), ("key", &self.tls.key)];
+        words.extend(
+            files
+                .into_iter()
+                .filter_map(|(name, file)| Some(format!("--{name}={}", quoted(file.as_ref()?.as_os_str())))),
+        );
+        words.extend(self.login.as_ref().map(|login| format!("--user={}", quoted(login.user.as_ref()))));
+        words.join(" ")
     }
 
     /// Returns the member's status.

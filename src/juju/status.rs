@@ -41,6 +41,13 @@ impl Status {
         status
     }
 
+    /// The status of `unit`, which needs an operator to type `commands` on its machine. They are too long for `juju status`.
+    pub fn blocked_with_commands(reason: &str, unit: &str, commands: &str) -> Self {
+        let next = format!("as root, the commands in juju show-status-log {unit}");
+        let shown = Self::blocked(reason, &next).message;
+        Self::new("blocked", format!("{shown}: {commands}"))
+    }
+
     /// Whether `juju status` shows only the beginning of the message.
     pub fn is_cut(&self) -> bool {
         self.message.len() > MAX_SHOWN
@@ -60,6 +67,17 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_commands_come_last() {
+        let commands = "etcdctl --endpoints=https://10.0.0.1:2379 ".repeat(5);
+        let short = Status::blocked_with_commands("etcd refuses it", "etcd/0", &commands).message;
+        let rest = short
+            .strip_prefix("etcd refuses it; next: as root, the commands in juju show-status-log etcd/0: ");
+        assert_eq!(rest, Some(&*commands));
+        let long = Status::blocked_with_commands(&"reason ".repeat(30), "etcd/0", &commands).message;
+        assert!(long.starts_with("next: as root, ") && long.ends_with(&commands));
+    }
 
     #[test]
     fn the_next_step_is_in_the_part_that_juju_shows() {

@@ -5,7 +5,6 @@
 use super::existing::ExistingData;
 use super::stage::{Stage, StoppedData, Unreadable};
 use super::versions::Versions;
-use crate::error::quoted;
 use crate::etcd::client::Client;
 use crate::etcd::service::Service;
 use crate::etcd::site::{InitialMember, Quota, Site};
@@ -65,7 +64,7 @@ impl Facts {
         let Observed { existing, keys, size, size_in_use } = observed;
         Ok(Self {
             data_dir: site.data_dir.display().to_string(),
-            etcdctl: typed_etcdctl(site),
+            etcdctl: Client::new(site).typed(),
             stop_command: site.service.stop_command(),
             start_command: site.service.start_command(),
             stops_api_server: matches!(*site.service, Service::StaticPod { .. }),
@@ -108,19 +107,6 @@ impl Facts {
         );
         Ok(())
     }
-}
-
-/// Returns etcdctl with the options that reach the member of `site`, as typed. It asks for a password if it needs one.
-fn typed_etcdctl(site: &Site) -> String {
-    let mut words = vec![quoted(site.tools.etcdctl.as_os_str()), format!("--endpoints={}", *site.endpoint)];
-    let files = [("cacert", &site.tls.cacert), ("cert", &site.tls.cert), ("key", &site.tls.key)];
-    words.extend(
-        files
-            .into_iter()
-            .filter_map(|(name, file)| Some(format!("--{name}={}", quoted(file.as_ref()?.as_os_str())))),
-    );
-    words.extend(site.login.as_ref().map(|login| format!("--user={}", quoted(login.user.as_ref()))));
-    words.join(" ")
 }
 
 fn v2_keys(site: &Site, existing: &ExistingData) -> V2Keys {

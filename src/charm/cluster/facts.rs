@@ -43,6 +43,8 @@ pub struct ClusterFacts {
     pub is_down: bool,
     /// The members of the cluster. `None` if etcd was not asked, or no voter answered.
     pub members: Option<Vec<Member>>,
+    /// etcdctl with the options that reach the voter that answered or refused, as typed on this machine.
+    pub etcdctl: String,
     /// Whether a voter refused to list them, because authentication is enabled and the charm has no login.
     pub refuses_charm: bool,
     /// The common name of the certificate that the charm shows etcd, which takes it as the user.
@@ -55,9 +57,12 @@ pub struct ClusterFacts {
 pub fn status_of_refused_charm(facts: &ClusterFacts) -> Status {
     let is_plain = |name: &&str| name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
     let user = facts.certificate_user.as_deref().filter(is_plain).unwrap_or("USER");
-    Status::blocked(
-        "authentication is enabled, and the user in the charm's client certificate needs the role root",
-        &format!("etcdctl user add {user} --no-password; etcdctl user grant-role {user} root"),
+    // A login counts before the user in the certificate (`server/etcdserver/v3_server.go` `AuthInfoFromCtx`).
+    let etcdctl = format!("{} --user=root", facts.etcdctl);
+    Status::blocked_with_commands(
+        &format!("authentication is on: user {user} needs the role root"),
+        &facts.unit,
+        &format!("{etcdctl} user add {user} --no-password; {etcdctl} user grant-role {user} root"),
     )
 }
 

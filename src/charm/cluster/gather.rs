@@ -139,9 +139,15 @@ pub fn is_served(own: &Client, voters: &[Client], election_timeout: u64) -> bool
 pub fn ask_for_members(facts: &mut ClusterFacts, voters: &[Client]) {
     facts.refuses_charm = false;
     facts.members = voters.iter().find_map(|voter| match voter.current_members() {
-        Ok(members) => Some(members),
+        Ok(members) => {
+            facts.etcdctl = voter.typed();
+            Some(members)
+        }
         Err(error) => {
-            facts.refuses_charm |= is_permission_denied(&error);
+            if is_permission_denied(&error) {
+                facts.refuses_charm = true;
+                facts.etcdctl = voter.typed();
+            }
             stderr::print(&format!("asking a member of the cluster: {error:#}"));
             None
         }

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -55,6 +57,28 @@ impl World {
     pub fn put_command(&self, key: &str, value: &str) -> String {
         let etcdctl = self.setup().version.bin_dir().join("etcdctl");
         format!("ETCDCTL_API=3 {} --endpoints {} put {key} {value} >&2", etcdctl.display(), self.endpoint())
+    }
+
+    /// Waits until etcd has stored the version of its cluster, and since 3.6 that of its storage, some seconds after its first start
+    /// (`server/etcdserver/server.go` `monitorVersions` and `monitorStorageVersion`). For worlds without TLS.
+    #[track_caller]
+    pub fn await_stored_versions(&self) {
+        let url = format!("{}/version", self.endpoint());
+        let version = self.setup().version;
+        let stored = || {
+            let answer = Command::new("curl").args(["--silent", "--show-error", &url]).output().unwrap();
+            let cluster = format!("\"etcdcluster\":\"{}.", version.minor());
+            succeed(answer, &url).contains(&cluster)
+                && (!version.needs_etcdutl()
+                    || self
+                        .etcdctl(&["endpoint", "status", "-w", "json"])
+                        .contains("\"storageVersion\":\"3."))
+        };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !stored() {
+            assert!(Instant::now() < deadline, "etcd has stored no versions");
+            sleep(Duration::from_millis(200));
+        }
     }
 
     fn etcdctl_json(&self, args: &[&str]) -> Value {
