@@ -5,8 +5,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use test_case::test_case;
@@ -53,16 +51,6 @@ fn refusal(world: &World, words: &[&str]) -> String {
     out.stderr
 }
 
-/// Waits until etcd has written the version of its storage, some seconds after its first start (`server/etcdserver/version`).
-#[track_caller]
-fn await_storage_version(world: &World) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !world.etcdctl(&["endpoint", "status", "-w", "json"]).contains("\"storageVersion\":\"3.") {
-        assert!(Instant::now() < deadline, "etcd has written no storage version");
-        sleep(Duration::from_millis(200));
-    }
-}
-
 /// An etcd with a history, and the archive of its data.
 struct Story {
     world: World,
@@ -103,7 +91,7 @@ impl Story {
         let full = world.etcdctl_command(&["put", "/app/b", CANARY]).output().unwrap();
         assert!(!full.status.success(), "etcd has a NOSPACE alarm");
         if version.needs_etcdutl() {
-            await_storage_version(&world);
+            world.await_stored_versions();
         }
         let archive = world.saved();
         world.stop();
