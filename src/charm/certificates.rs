@@ -41,11 +41,15 @@ impl CertificateNames {
         Self { common_name: common_name(unit), hosts }
     }
 
-    /// Returns the first of the host names and addresses that the certificate in the PEM file `path` does not have.
-    pub fn missing_in(&self, path: &Path) -> Option<&str> {
-        let certified = HostNames::read(path).ok().flatten();
-        let lacks = |host: &&String| !certified.as_ref().is_some_and(|names| names.include(host));
+    /// Returns the first of the host names and addresses that are not among the `certified` ones.
+    pub fn missing_in(&self, certified: Option<&HostNames>) -> Option<&str> {
+        let lacks = |host: &&String| !certified.is_some_and(|names| names.include(host));
         self.hosts.iter().find(lacks).map(String::as_str)
+    }
+
+    /// Returns the first of the host names and addresses that the certificate in the PEM file `path` does not have.
+    pub fn missing_in_file(&self, path: &Path) -> Option<&str> {
+        self.missing_in(HostNames::read(path).ok().flatten().as_ref())
     }
 }
 

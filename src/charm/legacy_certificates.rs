@@ -47,8 +47,7 @@ pub fn answer(
         return Answer::Waiting(format!("certificates from {app} that its CA has issued"));
     }
     let certified = HostNames::parse(issued.server_cert.as_bytes()).ok().flatten();
-    let lacks = |host: &&String| !certified.as_ref().is_some_and(|names| names.include(host));
-    match names.hosts.iter().find(lacks) {
+    match names.missing_in(certified.as_ref()) {
         Some(missing) => Answer::Waiting(format!("a certificate from {app} that names {missing}")),
         None => Answer::Issued(issued),
     }

@@ -16,9 +16,9 @@ use super::facts::Facts;
 use super::gather;
 use super::health;
 use super::hook::Hook;
+use super::hook_end::HookEnd;
 use super::install;
 use super::install_method::InstallMethod;
-use super::members::HookEnd;
 use super::metrics_server;
 use super::nrpe_relation;
 use super::options::metrics_ports;
@@ -118,7 +118,7 @@ impl HookRun<'_> {
             let problem = self.write_backup_settings(&Ownership { own: &own, owns_etcd: None });
             return Ok(or_problem(self.status_of_site_file(file, &restore), problem));
         }
-        let (mut facts, gather_problem) = self.gather(&own, restore.clone())?;
+        let (mut facts, preparation_problem) = self.prepare(&own, restore.clone())?;
         facts = self.wait_for_successor(facts, &own, &restore)?;
         let owns_etcd = Some(facts.owns_etcd());
         let problem = self.write_backup_settings(&Ownership { own: &own, owns_etcd });
@@ -150,12 +150,12 @@ impl HookRun<'_> {
         let timeout = health::timeout(&facts, settled.is_silent);
         let status = health::report_own_etcd(self.juju, self.environment, &facts, &own, timeout)?;
         let status = with_remark(or_problem(status, settled.problem), settled.remark);
-        Ok(or_problem(or_problem(status, gather_problem), problem))
+        Ok(or_problem(or_problem(status, preparation_problem), problem))
     }
 
-    /// Gathers the facts. Before that, places certificates from the relation if there are new ones, and prepares an upgrade if
-    /// another release is attached. Also returns a status to report about them.
-    fn gather(&self, own: &UnitRecord, restore: RestoreState) -> Result<(Facts, Option<Status>)> {
+    /// Prepares what the steps need, and gathers the facts: removes the files of an earlier unit, prepares an upgrade if another
+    /// release is attached, and places new certificates from the relation. Also returns a status to report about them.
+    fn prepare(&self, own: &UnitRecord, restore: RestoreState) -> Result<(Facts, Option<Status>)> {
         let mut facts = gather::gather(self.juju, self.hook, own, restore.clone())?;
         if self.hook.removes_unit() || !facts.owns_etcd() || decide::status_during_restore(&restore).is_some()
         {

@@ -214,8 +214,7 @@ fn check(
     };
     let text = pem::blocks(&server.certificate);
     let certified = HostNames::parse(text.as_bytes()).map_err(unreadable)?;
-    let lacks = |host: &&String| !certified.as_ref().is_some_and(|names| names.include(host));
-    if let Some(missing) = names.hosts.iter().find(lacks) {
+    if let Some(missing) = names.missing_in(certified.as_ref()) {
         return Err(match missing.parse::<IpAddr>() {
             Ok(_) => without_addresses(app, names, false),
             Err(_) => Refusal::new(

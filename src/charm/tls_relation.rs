@@ -224,7 +224,7 @@ pub fn reconcile(
     let in_place = match to.dir.exists() {
         true => Some(InPlace {
             is_current: issued.map_or(Ok(false), |issued| are_placed(to.dir, issued))?,
-            missing: names.missing_in(&to.dir.join("server.crt")).map(str::to_owned),
+            missing: names.missing_in_file(&to.dir.join("server.crt")).map(str::to_owned),
             ends: end_if_due(to.dir, now),
         }),
         false => None,

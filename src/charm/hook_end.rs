@@ -16,6 +16,7 @@ use super::db_relation;
 use super::decide::Plan;
 use super::facts::Facts;
 use super::gather::runs_old_config;
+use super::health::timeout;
 use super::hook::Hook;
 use super::listening::own_client;
 use super::report::status_of_error;
@@ -26,12 +27,7 @@ use crate::exchange::Lineage;
 use crate::juju::{Juju, Scope, Status};
 use crate::system::stderr;
 use anyhow::Result;
-use std::time::Duration;
 
-/// How long an etcd that was just started may take to serve.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long an etcd that has been running may take to respond.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A change makes others possible: a learner that was promoted can promote the next one.
 const MAX_ROUNDS: usize = 3;
 
@@ -129,9 +125,8 @@ impl HookEnd<'_> {
 
 /// Asks the etcd of this unit for its status and its members. A learner does not list them, so others are asked.
 fn gather_served(facts: &mut Facts, own: &Client) -> Option<Served> {
-    let timeout = if facts.is_running { RESPONSE_TIMEOUT } else { START_TIMEOUT };
     // The health of etcd is reported elsewhere.
-    let status = own.wait_until_serving(timeout, &mut || Ok(())).ok()?;
+    let status = own.wait_until_serving(timeout(facts, false), &mut || Ok(())).ok()?;
     let voters = match status.is_learner {
         true => voters_to_ask(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir),
         false => vec![own.clone()],
