@@ -402,12 +402,12 @@ fn status_of_step(error: &anyhow::Error, step: Step, facts: &ClusterFacts) -> St
     match MembershipRefusal::from_error(error) {
         Some(MembershipRefusal::AnotherLearner) => match strangers(facts).iter().find(|one| one.is_learner) {
             Some(stranger) => Status::blocked_with_commands(
-                &format!("a learner belongs to no unit: {}", describe_stranger(stranger)),
-                &facts.unit,
                 &format!(
-                    "if it is not needed, {} member remove {:x}; etcd accepts one learner at a time",
-                    facts.etcdctl, stranger.id
+                    "etcd accepts one learner at a time, and {} belongs to no unit",
+                    describe_stranger(stranger)
                 ),
+                &facts.unit,
+                &format!("if it is not needed, {} member remove {:x}", facts.etcdctl, stranger.id),
             ),
             None => {
                 let first = facts.joining_unit().unwrap_or("another unit");

@@ -41,11 +41,14 @@ impl Status {
         status
     }
 
-    /// The status of `unit`, which needs an operator to type `commands` on its machine. They are too long for `juju status`.
+    /// The status of `unit`, which needs an operator to type `commands` on its machine. `juju status` shows where they are, and
+    /// has no room for them.
     pub fn blocked_with_commands(reason: &str, unit: &str, commands: &str) -> Self {
         let next = format!("as root, the commands in juju show-status-log {unit}");
-        let shown = Self::blocked(reason, &next).message;
-        Self::new("blocked", format!("{shown}: {commands}"))
+        if Self::blocked(reason, &next).is_cut() {
+            return Self::blocked(reason, &format!("{next}: {commands}"));
+        }
+        Self::new("blocked", format!("{reason}; next: {next}: {commands}"))
     }
 
     /// Whether `juju status` shows only the beginning of the message.
@@ -69,14 +72,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_commands_come_last() {
-        let commands = "etcdctl --endpoints=https://10.0.0.1:2379 ".repeat(5);
+    fn long_commands_come_after_the_place_where_they_are_shown() {
+        let commands = "etcdctl member remove 1; ".repeat(5);
         let short = Status::blocked_with_commands("etcd refuses it", "etcd/0", &commands).message;
         let rest = short
             .strip_prefix("etcd refuses it; next: as root, the commands in juju show-status-log etcd/0: ");
         assert_eq!(rest, Some(&*commands));
         let long = Status::blocked_with_commands(&"reason ".repeat(30), "etcd/0", &commands).message;
-        assert!(long.starts_with("next: as root, ") && long.ends_with(&commands));
+        let next = "next: as root, the commands in juju show-status-log etcd/0: ";
+        assert!(long.starts_with(&format!("{next}{commands}; reason: reason")));
     }
 
     #[test]
