@@ -129,6 +129,7 @@ const SCENARIOS: &[Scenario] = &[
     on_request("scaling: from 1 unit to 3 and back to 1, on etcd 3.5", etcd_versions::newest_3_5),
     on_request("scaling: from 1 unit to 3 and back to 1, on etcd 3.6", etcd_versions::newest_3_6),
     on_request("scaling: upgraded from etcd 3.5 to 3.6 under load", etcd_versions::upgrade),
+    on_request("scaling: a leader whose upgrade failed", etcd_versions::leader_without_upgrade),
     in_tests("scaling: restored on 1 unit, and grown to 3 again", scaling::restore_and_grow),
     on_request("scaling: data of another cluster restored, and grown to 3", foreign_archive::replaces_data),
     on_request("scaling: options changed on 3 units under load, and data lost", restarts::in_turn),

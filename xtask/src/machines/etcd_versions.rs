@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::charm::pid;
 use super::deployment::{APPLICATION, Deployment};
@@ -13,8 +13,8 @@ use super::load::Load;
 use super::machine::Machine;
 use super::restarts::{MAX_PAUSE, check_restarted_one_after_the_other};
 use super::scaling::{
-    ADDRESSES, TLS, add_two, check_cluster, etcdctl, grow_to_three_and_shrink, release_of,
-    three_empty_machines,
+    ADDRESSES, TLS, add_two, check_cluster, deployment_with_client, etcdctl, grow_to_three_and_shrink,
+    release_of, three_empty_machines,
 };
 use super::test_bed::TestBed;
 use super::{crash_points, failures};
@@ -160,8 +160,37 @@ pub(super) fn broken_release(at: &Path) -> Result<PathBuf> {
     release_of(&bin, at)
 }
 
+/// The leader's etcd cannot be upgraded, and another unit is lost: the leader removes its member.
+pub fn leader_without_upgrade(test_bed: &TestBed) -> Result<String> {
+    let machines = three_empty_machines(test_bed)?;
+    let at = machines[0].path("/root")?;
+    let bin = programs(NEWEST_3_5)?;
+    let release = release_of(&bin, &at)?;
+    let mut deployment = deployment_with_client()?;
+    deployment.add_unit(test_bed, &machines[0], ADDRESSES[0], &release)?;
+    deployment.settle()?;
+    add_two(test_bed, &mut deployment, &machines, &release)?;
+    let units = deployment.model.units(APPLICATION);
+    let broken = broken_release(&at)?;
+    let leader = roll_back(&mut deployment, &machines, &broken)?;
+    deployment.model.lead(&leader);
+    let lost = units.iter().find(|unit| **unit != leader).context("the leader is alone")?;
+    deployment.machine(lost)?.switch_off()?;
+    deployment.stop_agent(lost);
+    deployment.model.remove_unit_by_force(lost);
+    deployment.settle()?;
+    for _ in 0..2 {
+        deployment.update_and_settle()?;
+    }
+    let listed = etcdctl(deployment.machine(&leader)?, "127.0.0.1", &["member", "list"])?;
+    ensure!(listed.lines().count() == 2, "the member of {lost} is not removed: {listed}");
+    deployment.check_status(&leader, &["blocked ", "the upgrade failed"])?;
+    Ok("after an upgrade that failed, the leader removed the member of a lost unit".to_owned())
+}
+
 /// Attaches a release that does not start: one unit starts its earlier etcd again and keeps the turn, and the others wait.
-fn roll_back(deployment: &mut Deployment<'_>, machines: &[Machine], broken: &Path) -> Result<()> {
+/// Returns this unit.
+fn roll_back(deployment: &mut Deployment<'_>, machines: &[Machine], broken: &Path) -> Result<String> {
     let before = machines.iter().map(pid).collect::<Result<Vec<_>>>()?;
     deployment.attach_release(broken)?;
     deployment.settle()?;
@@ -176,17 +205,19 @@ fn roll_back(deployment: &mut Deployment<'_>, machines: &[Machine], broken: &Pat
     let after = machines.iter().map(pid).collect::<Result<Vec<_>>>()?;
     let restarted = before.iter().zip(&after).filter(|(before, after)| before != after).count();
     ensure!(restarted == 1, "{restarted} units tried the upgrade: {:?}", deployment.statuses);
-    let blocked = deployment.statuses.values().filter(|status| {
+    let mut blocked = deployment.statuses.iter().filter(|(_, status)| {
         status.starts_with("blocked ")
             && ["the upgrade failed", "earlier programs", "juju attach-resource"]
                 .iter()
                 .all(|part| status.contains(part))
     });
-    ensure!(blocked.count() == 1, "not one failed upgrade: {:?}", deployment.statuses);
+    let (Some((failed, _)), None) = (blocked.next(), blocked.next()) else {
+        bail!("not one failed upgrade: {:?}", deployment.statuses)
+    };
     let waits = format!("waiting waits to upgrade etcd to {BROKEN}, after etcd/");
     let waiting = deployment.statuses.values().filter(|status| status.starts_with(&waits));
     ensure!(waiting.count() == 2, "the others do not wait: {:?}", deployment.statuses);
-    Ok(())
+    Ok(failed.clone())
 }
 
 /// Checks that the etcd of each machine runs this version.
