@@ -70,8 +70,9 @@ impl HookEnd<'_> {
                 if facts.cluster.is_dying() { Vec::new() } else { changes(&facts.cluster, served.as_ref()) };
             let voters = voters_to_ask(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir);
             let mut has_changed = false;
-            for change in planned.iter().filter(|_| served.is_some()) {
-                match apply(change, &own, &voters) {
+            let own = served.is_some().then_some(&own);
+            for change in &planned {
+                match apply(change, own, &voters) {
                     Ok(()) => {
                         has_changed = true;
                         log(self.juju, change);
@@ -123,15 +124,19 @@ impl HookEnd<'_> {
     }
 }
 
-/// Asks the etcd of this unit for its status and its members. A learner does not list them, so others are asked.
+/// Asks the etcd of this unit for its status and its members. Others are asked for the members if it is a learner, which does not list
+/// them, or if it does not serve and its address has changed.
 fn gather_served(facts: &mut Facts, own: &Client) -> Option<Served> {
     // The health of etcd is reported elsewhere.
-    let status = own.wait_until_serving(timeout(facts, false), &mut || Ok(())).ok()?;
-    let voters = match status.is_learner {
-        true => voters_to_ask(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir),
-        false => vec![own.clone()],
+    let status = own.wait_until_serving(timeout(facts, false), &mut || Ok(())).ok();
+    let others = || voters_to_ask(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir);
+    let voters = match &status {
+        Some(status) if !status.is_learner => vec![own.clone()],
+        None if !facts.cluster.has_moved() => return None,
+        _ => others(),
     };
     ask_for_members(&mut facts.cluster, &voters);
+    let status = status?;
     Some(Served { status, heir_of: Lineage::read(&facts.data_dir).own })
 }
 

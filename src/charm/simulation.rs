@@ -478,7 +478,7 @@ impl World {
                 true => Vec::new(),
                 false => changes(&facts.cluster, served.as_ref()),
             };
-            if served.is_none() || planned.is_empty() {
+            if planned.is_empty() {
                 break;
             }
             for change in planned {
@@ -502,6 +502,9 @@ impl World {
 
     fn served(&self, number: u64, facts: &mut Facts) -> Option<Served> {
         if !self.serves(number) {
+            if facts.cluster.has_moved() {
+                facts.cluster.members = self.ask_others(&facts.cluster, number);
+            }
             return None;
         }
         let own = self.member_of(number)?;

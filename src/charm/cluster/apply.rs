@@ -4,7 +4,7 @@ use super::facts::ClusterFacts;
 use super::membership::Change;
 use crate::etcd::client::{Client, MembershipRefusal};
 use crate::juju::{Juju, Scope};
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Error, Result, anyhow};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -43,21 +43,36 @@ pub fn remove(voters: &[Client], member: u64) -> Result<()> {
     ignore(removed, MembershipRefusal::NotFound)
 }
 
-/// Applies one change. `own` is the client of this unit's etcd, and `voters` are those of other units.
+/// Applies one change. `own` is the client of this unit's etcd if it serves, and `voters` are those of other units.
 ///
 /// # Errors
 /// If etcd refuses, or no voter answers.
-pub fn apply(change: &Change, own: &Client, voters: &[Client]) -> Result<()> {
+pub fn apply(change: &Change, own: Option<&Client>, voters: &[Client]) -> Result<()> {
+    let asked = own.map_or(voters, std::slice::from_ref);
     match change {
         Change::PromoteSelf(member) => {
             let promoted = Attempt { voters, others_are_silent: false, timeout: SYNC_TIMEOUT, joins: false };
             let promoted = promoted.retry(&|voter| voter.promote(*member));
             ignore(promoted, MembershipRefusal::IsVoter)
         }
-        Change::Promote(member) => ignore(own.promote(*member), MembershipRefusal::IsVoter),
-        Change::Move(member, url) => own.move_member(*member, url),
-        Change::Remove(member, _) => remove(std::slice::from_ref(own), *member),
+        Change::Promote(member) => {
+            ignore(ask_once(asked, &|voter| voter.promote(*member)), MembershipRefusal::IsVoter)
+        }
+        Change::Move(member, url) => ask_once(asked, &|voter| voter.move_member(*member, url)),
+        Change::Remove(member, _) => remove(asked, *member),
     }
+}
+
+/// Asks one voter after the other, until one has made the change.
+fn ask_once(voters: &[Client], change: &dyn Fn(&Client) -> Result<()>) -> Result<()> {
+    let mut outcome = Err(anyhow!("no other voter is known"));
+    for voter in voters {
+        outcome = if voter.is_listening() { change(voter) } else { Err(voter.silence()) };
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
 }
 
 fn ignore(result: Result<()>, harmless: MembershipRefusal) -> Result<()> {

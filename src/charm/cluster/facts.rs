@@ -156,10 +156,14 @@ impl ClusterFacts {
     pub fn own_member<'m>(&self, members: &'m [Member]) -> Option<&'m Member> {
         let name = member_name(&self.unit);
         let is_of_other = |member: &Member| self.other_units().any(|unit| member_name(unit) == member.name);
-        let published = |member: &&Member| self.own.member.as_ref() == Some(&format!("{:x}", member.id));
         let find_here = || members.iter().find(|member| self.is_at_own_url(member) && !is_of_other(member));
         let named = || members.iter().find(|member| member.name == name);
-        members.iter().find(published).or_else(named).or_else(find_here)
+        self.published_member(members).or_else(named).or_else(find_here)
+    }
+
+    /// Returns the member in `members` that this unit has published as its own.
+    pub fn published_member<'m>(&self, members: &'m [Member]) -> Option<&'m Member> {
+        members.iter().find(|member| self.own.member.as_ref() == Some(&format!("{:x}", member.id)))
     }
 
     fn is_at_own_url(&self, member: &Member) -> bool {

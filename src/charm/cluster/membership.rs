@@ -1,4 +1,4 @@
-//! Decides how a unit whose etcd serves changes the cluster, and which data it publishes. Pure.
+//! Decides how a unit changes the cluster, and which data it publishes. Pure.
 //!
 //! Must never remove a member that no unit ever announced: an operator added it. Must never promote a member without a name:
 //! it has not started, and etcd before 3.4.24 and 3.5.7 would make it a voter.
@@ -31,14 +31,21 @@ pub enum Change {
     Remove(u64, String),
 }
 
-/// Returns the changes, in their order. `served` is `None` if the etcd of this unit does not serve.
+/// Returns the changes, in their order. `served` is `None` if the etcd of this unit does not serve: then it changes only its URL, by
+/// another member. A leader of etcd that does not reach it at its new address would never send it that change.
 pub fn changes(facts: &ClusterFacts, served: Option<&Served>) -> Vec<Change> {
     if let Some(served) = served.filter(|served| served.status.is_learner) {
         return vec![Change::PromoteSelf(served.status.member_id)];
     }
     let Some(members) = &facts.members else { return Vec::new() };
-    let mut changes = Vec::new();
-    changes.extend(served.and_then(|served| move_self(facts, served, members)));
+    let own = match served {
+        Some(served) => members.iter().find(|member| member.id == served.status.member_id),
+        None => facts.published_member(members),
+    };
+    let mut changes = Vec::from_iter(own.and_then(|own| move_to_own_url(facts, own)));
+    if served.is_none() {
+        return changes;
+    }
     if facts.is_leader && !facts.is_dying() {
         changes.extend(removals(facts, members));
     }
@@ -48,9 +55,8 @@ pub fn changes(facts: &ClusterFacts, served: Option<&Served>) -> Vec<Change> {
     changes
 }
 
-fn move_self(facts: &ClusterFacts, served: &Served, members: &[Member]) -> Option<Change> {
+fn move_to_own_url(facts: &ClusterFacts, own: &Member) -> Option<Change> {
     let urls = facts.urls.as_ref()?;
-    let own = members.iter().find(|member| member.id == served.status.member_id)?;
     (own.peer_urls != [urls.peer.as_str()]).then(|| Change::Move(own.id, urls.peer.clone()))
 }
 

@@ -119,6 +119,19 @@ fn others_promote_a_learner_whose_unit_died_on_the_way() {
 }
 
 #[test]
+fn a_unit_whose_etcd_does_not_serve_changes_only_its_own_url() {
+    let mut facts = settled();
+    facts.units.remove(&unit(10));
+    assert_eq!(changes(&facts, None), []);
+    facts.urls = Some(Urls { peer: url(99), client: "https://10.0.0.99:2379".into() });
+    assert_eq!(changes(&facts, None), [Change::Move(1, url(99))]);
+    assert_eq!(changes(&ClusterFacts { members: None, ..facts.clone() }, None), []);
+    // Another unit may have its former address: only the id that it has published is certain.
+    facts.own.member = None;
+    assert_eq!(changes(&facts, None), []);
+}
+
+#[test]
 fn a_voter_moves_from_loopback_to_the_network() {
     let mut facts = settled();
     let loopback = Member { peer_urls: vec!["http://127.0.0.1:2380".into()], ..member(1, false) };
