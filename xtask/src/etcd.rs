@@ -4,7 +4,7 @@
 
 pub mod build;
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -127,9 +127,25 @@ pub fn from_debian(target: &Path, release: &Release) -> Result<PathBuf> {
     if missing(&bin, release).is_none() {
         return Ok(bin);
     }
+    let _lock = lock(target)?;
+    if missing(&bin, release).is_none() {
+        return Ok(bin);
+    }
     announce(&home, release);
     download(&home, release).with_context(|| download_error(release))?;
     Ok(bin)
+}
+
+/// Waits until no other scenario or run fetches an etcd. The lock ends with the file.
+fn lock(target: &Path) -> Result<File> {
+    let path = target.join("etcd/.lock");
+    fs::create_dir_all(target.join("etcd"))
+        .and_then(|()| File::create(&path))
+        .and_then(|file| {
+            file.lock()?;
+            Ok(file)
+        })
+        .with_context(|| format!("locking {}", path.display()))
 }
 
 fn announce(home: &Path, release: &Release) {

@@ -54,7 +54,12 @@ fn newest_of_each_minor(list: &str) -> Vec<String> {
 pub fn ensure(target: &Path, version: &str) -> Result<PathBuf> {
     let home = target.join("etcd").join(format!("go-{version}"));
     let bin = home.join("bin");
-    if PROGRAMS.iter().all(|(program, _)| bin.join(program).is_file()) {
+    let is_complete = || PROGRAMS.iter().all(|(program, _)| bin.join(program).is_file());
+    if is_complete() {
+        return Ok(bin);
+    }
+    let _lock = super::lock(target)?;
+    if is_complete() {
         return Ok(bin);
     }
     eprintln!(
