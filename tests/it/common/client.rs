@@ -67,12 +67,14 @@ impl World {
         let version = self.setup().version;
         let stored = || {
             let answer = Command::new("curl").args(["--silent", "--show-error", &url]).output().unwrap();
-            let cluster = format!("\"etcdcluster\":\"{}.", version.minor());
-            succeed(answer, &url).contains(&cluster)
-                && (!version.needs_etcdutl()
-                    || self
-                        .etcdctl(&["endpoint", "status", "-w", "json"])
-                        .contains("\"storageVersion\":\"3."))
+            // Without a storage version, etcd reports 3.5 (`server/storage/schema/schema.go` `DetectSchemaVersion`).
+            let minor = version.minor();
+            let has_storage_version = || {
+                let status = self.etcdctl(&["endpoint", "status", "-w", "json"]);
+                status.contains(&format!("\"storageVersion\":\"{minor}."))
+            };
+            succeed(answer, &url).contains(&format!("\"etcdcluster\":\"{minor}."))
+                && (!version.needs_etcdutl() || has_storage_version())
         };
         let deadline = Instant::now() + Duration::from_secs(60);
         while !stored() {
