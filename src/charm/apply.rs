@@ -2,7 +2,7 @@
 
 use super::certificates::Certificates;
 use super::cluster::facts::member_name;
-use super::cluster::membership::{self, Change};
+use super::cluster::membership;
 use super::cluster::{apply, gather};
 use super::decide::Step;
 use super::etcd_config;
@@ -89,11 +89,9 @@ impl Executor<'_> {
         let Facts { cluster, method, certificate_dir, .. } = self.facts;
         let voters = gather::voters_to_ask(cluster, &method.etcdctl(), certificate_dir);
         let mut members = cluster.members.clone().unwrap_or_default();
-        for change in membership::changes(cluster, None) {
-            if let Change::Remove(id, _) = change {
-                apply::remove(&voters, id)?;
-                members.retain(|member| member.id != id);
-            }
+        for (id, _) in membership::removals(cluster) {
+            apply::remove(&voters, id)?;
+            members.retain(|member| member.id != id);
         }
         let urls = cluster.urls.as_ref().context("this unit has no certificates for peers")?;
         let are_silent = gather::has_silent_voter(&members, &method.etcdctl(), certificate_dir);

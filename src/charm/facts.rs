@@ -2,6 +2,7 @@
 
 use super::certificates::Certificates;
 use super::cluster::facts::ClusterFacts;
+use super::etcd_config::network_peer_port_in;
 use super::hook::Hook;
 use super::install_method::InstallMethod;
 use super::options::Options;
@@ -73,6 +74,14 @@ impl Facts {
             DataState::Absent => !self.has_own_config && self.foreign_etcd.is_none(),
             DataState::Foreign(_) => false,
         }
+    }
+
+    /// Whether peers would reach this unit's etcd at its URL. They would not if the option `management-port` was changed, which is
+    /// refused while there are several units.
+    pub fn listens_at_its_url(&self) -> bool {
+        let port = self.current_config.as_deref().and_then(network_peer_port_in);
+        let urls = self.cluster.urls.as_ref();
+        port.is_none_or(|port| urls.is_none_or(|urls| urls.peer.ends_with(&format!(":{port}"))))
     }
 
     /// Whether the etcd of this unit runs, with the charm's configuration and the unit's data.

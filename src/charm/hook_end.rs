@@ -77,7 +77,10 @@ impl HookEnd<'_> {
                         has_changed = true;
                         log(self.juju, change);
                     }
-                    Err(error) => problem = problem.or(status_of_change(change, &error)),
+                    Err(error) => {
+                        stderr::print(&format!("changing the cluster: {change:?}: {error:#}"));
+                        problem = problem.or(status_of_change(change, &error));
+                    }
                 }
             }
             if !has_changed || problem.is_some() {
@@ -136,7 +139,12 @@ fn gather_served(facts: &mut Facts, own: &Client) -> Option<Served> {
         _ => others(),
     };
     ask_for_members(&mut facts.cluster, &voters);
-    let status = status?;
+    let Some(status) = status else {
+        // Another cluster may serve at an earlier address of a voter.
+        let cluster = &mut facts.cluster;
+        cluster.members = cluster.members.take().filter(|all| cluster.published_member(all).is_some());
+        return None;
+    };
     Some(Served { status, heir_of: Lineage::read(&facts.data_dir).own })
 }
 

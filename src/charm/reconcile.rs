@@ -137,7 +137,10 @@ impl HookRun<'_> {
         let end = HookEnd { juju: self.juju, plan: &plan, broken: self.broken_relation() };
         let is_served = facts.runs_own_etcd() && !plan.stops_etcd();
         // After a step that failed, the unit keeps its turn to restart.
-        let may_settle = is_served && failed.is_none() && decide::status_during_restore(&restore).is_none();
+        let may_settle = is_served
+            && failed.is_none()
+            && facts.listens_at_its_url()
+            && decide::status_during_restore(&restore).is_none();
         if let Some(status) = failed.or(plan.status.clone()).or(waits) {
             // Other units need this one as their leader, whatever it waits for.
             match may_settle {
@@ -407,7 +410,10 @@ fn status_of_step(error: &anyhow::Error, step: Step, facts: &ClusterFacts) -> St
                     describe_stranger(stranger)
                 ),
                 &facts.unit,
-                &format!("if it is not needed, {} member remove {:x}", facts.etcdctl, stranger.id),
+                &format!(
+                    "promote it, or if it is not needed: {} member remove {:x}",
+                    facts.etcdctl, stranger.id
+                ),
             ),
             None => {
                 let first = facts.joining_unit().unwrap_or("another unit");

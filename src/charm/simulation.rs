@@ -5,7 +5,7 @@
 use super::certificates::Certificates;
 use super::cluster::databag::{ApplicationData, UnitData};
 use super::cluster::facts::{ClusterFacts, Urls, member_name};
-use super::cluster::membership::{Change, Served, application_data, changes, unit_data};
+use super::cluster::membership::{Change, Served, application_data, changes, removals, unit_data};
 use super::cluster::turn::next_turn;
 use super::decide::{Plan, Step, decide};
 use super::etcd_config::{self, TlsListener, with_existing_cluster};
@@ -377,10 +377,8 @@ impl World {
         if self.ask_others(&facts.cluster, number).is_none() {
             return false;
         }
-        for change in changes(&facts.cluster, None) {
-            if let Change::Remove(id, _) = change {
-                self.remove(number, id);
-            }
+        for (id, _) in removals(&facts.cluster) {
+            self.remove(number, id);
         }
         let own_urls = vec![self.peer(number)];
         if self.members.iter().any(|member| member.peer_urls == own_urls) {
@@ -544,8 +542,18 @@ impl World {
                 is_in_sync
             }
             Change::Move(id, url) => {
+                if !self.serves(number) && self.ask_others(&facts.cluster, number).is_none() {
+                    return false;
+                }
+                if self.members.iter().any(|member| member.id != *id && member.peer_urls == [url.as_str()]) {
+                    return false;
+                }
                 let own = self.members.iter_mut().find(|member| member.id == *id);
-                own.map(|own| own.peer_urls = vec![url.clone()]).is_some()
+                own.is_some_and(|own| {
+                    assert!(!own.is_learner, "a learner is moved\n{}", self.log.join("\n"));
+                    own.peer_urls = vec![url.clone()];
+                    true
+                })
             }
             Change::Remove(id, unit) => {
                 let id = *id;

@@ -76,7 +76,8 @@ impl Client {
 
     /// Returns etcdctl with the options that reach the member, as typed in a shell. It asks for the password of a login.
     pub fn typed(&self) -> String {
-        let mut words = vec![quoted(self.etcdctl.as_os_str()), format!("--endpoints={}", self.endpoint)];
+        let mut words =
+            vec![quoted(self.etcdctl.as_os_str()), format!("--endpoints={}", quoted(self.endpoint.as_ref()))];
         let files = [("cacert", &self.tls.cacert), ("cert", &self.tls.cert), ("key", &self.tls.key)];
         words.extend(
             files

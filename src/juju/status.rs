@@ -4,6 +4,8 @@ use serde::Deserialize;
 
 /// The number of bytes of a message that the table of `juju status` shows completely (Juju 2.9 to 4.0).
 const MAX_SHOWN: usize = 120;
+/// The end of a message that it shows in part.
+const CUT: &str = "...";
 
 /// The status of a unit, as `status-get` prints it and `status-set` takes it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -44,8 +46,8 @@ impl Status {
     /// The status of `unit`, which needs an operator to type `commands` on its machine. `juju status` shows where they are, and
     /// has no room for them.
     pub fn blocked_with_commands(reason: &str, unit: &str, commands: &str) -> Self {
-        let next = format!("as root, the commands in juju show-status-log {unit}");
-        if Self::blocked(reason, &next).is_cut() {
+        let next = format!("type as root what juju show-status-log {unit} shows");
+        if format!("{reason}; next: {next}").len() > MAX_SHOWN - CUT.len() {
             return Self::blocked(reason, &format!("{next}: {commands}"));
         }
         Self::new("blocked", format!("{reason}; next: {next}: {commands}"))
@@ -76,10 +78,15 @@ mod tests {
         let commands = "etcdctl member remove 1; ".repeat(5);
         let short = Status::blocked_with_commands("etcd refuses it", "etcd/0", &commands).message;
         let rest = short
-            .strip_prefix("etcd refuses it; next: as root, the commands in juju show-status-log etcd/0: ");
+            .strip_prefix("etcd refuses it; next: type as root what juju show-status-log etcd/0 shows: ");
         assert_eq!(rest, Some(&*commands));
+        let room = MAX_SHOWN - CUT.len();
+        for length in 40..room {
+            let message = Status::blocked_with_commands(&"r".repeat(length), "etcd/0", &commands).message;
+            assert!(message[..room].contains("show-status-log etcd/0 shows"), "{message}");
+        }
         let long = Status::blocked_with_commands(&"reason ".repeat(30), "etcd/0", &commands).message;
-        let next = "next: as root, the commands in juju show-status-log etcd/0: ";
+        let next = "next: type as root what juju show-status-log etcd/0 shows: ";
         assert!(long.starts_with(&format!("{next}{commands}; reason: reason")));
     }
 

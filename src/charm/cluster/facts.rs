@@ -1,6 +1,7 @@
 //! The facts about the application's units and its etcd cluster. Only data.
 
 use super::databag::{ApplicationData, KnownUnit, UnitData};
+use crate::error::quoted;
 use crate::etcd::member::Member;
 use crate::juju::{GoalUnit, Status};
 use std::collections::BTreeMap;
@@ -55,12 +56,13 @@ pub struct ClusterFacts {
 
 /// Returns the status of a unit to which etcd does not list its members.
 pub fn status_of_refused_charm(facts: &ClusterFacts) -> Status {
-    let is_plain = |name: &&str| name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    let user = facts.certificate_user.as_deref().filter(is_plain).unwrap_or("USER");
+    let can_be_typed = |name: &&str| !name.is_empty() && !name.chars().any(char::is_control);
+    let user = facts.certificate_user.as_deref().filter(can_be_typed).unwrap_or("USER");
+    let user = quoted(user.as_ref());
     // A login counts before the user in the certificate (`server/etcdserver/v3_server.go` `AuthInfoFromCtx`).
     let etcdctl = format!("{} --user=root", facts.etcdctl);
     Status::blocked_with_commands(
-        &format!("authentication is on: user {user} needs the role root"),
+        &format!("etcd's user {user} needs the role root"),
         &facts.unit,
         &format!("{etcdctl} user add {user} --no-password; {etcdctl} user grant-role {user} root"),
     )
@@ -164,6 +166,12 @@ impl ClusterFacts {
     /// Returns the member in `members` that this unit has published as its own.
     pub fn published_member<'m>(&self, members: &'m [Member]) -> Option<&'m Member> {
         members.iter().find(|member| self.own.member.as_ref() == Some(&format!("{:x}", member.id)))
+    }
+
+    /// Returns the URL of this unit for peers, if etcd lists the member there that this unit has published as its own.
+    pub fn listed_url(&self) -> Option<&String> {
+        let own = self.published_member(self.members.as_deref()?)?;
+        self.urls.as_ref().map(|urls| &urls.peer).filter(|url| own.peer_urls.contains(url))
     }
 
     fn is_at_own_url(&self, member: &Member) -> bool {

@@ -46,29 +46,31 @@ pub fn changes(facts: &ClusterFacts, served: Option<&Served>) -> Vec<Change> {
     if served.is_none() {
         return changes;
     }
-    if facts.is_leader && !facts.is_dying() {
-        changes.extend(removals(facts, members));
-    }
+    let removals = removals(facts).into_iter().map(|(member, unit)| Change::Remove(member, unit));
+    changes.extend(removals);
     let is_of_a_unit = |member: &&Member| facts.units.keys().any(|unit| member_name(unit) == member.name);
     let learners = members.iter().filter(|member| member.is_learner && !member.name.is_empty());
     changes.extend(learners.filter(is_of_a_unit).map(|member| Change::Promote(member.id)));
     changes
 }
 
+/// A learner stays: etcd before 3.5.31 would make it a voter.
 fn move_to_own_url(facts: &ClusterFacts, own: &Member) -> Option<Change> {
-    let urls = facts.urls.as_ref()?;
+    let urls = facts.urls.as_ref().filter(|_| !own.is_learner)?;
     (own.peer_urls != [urls.peer.as_str()]).then(|| Change::Move(own.id, urls.peer.clone()))
 }
 
-/// Returns the removals of members whose units are gone. A list of units without this unit is not trusted.
-fn removals(facts: &ClusterFacts, members: &[Member]) -> Vec<Change> {
-    if !facts.units.contains_key(&facts.unit) {
+/// Returns the ids of the members that the leader has to remove, with their units, which are gone. A list of units without this unit
+/// is not trusted.
+pub fn removals(facts: &ClusterFacts) -> Vec<(u64, String)> {
+    if !facts.is_leader || facts.is_dying() || !facts.units.contains_key(&facts.unit) {
         return Vec::new();
     }
+    let members = facts.members.as_deref().unwrap_or_default();
     let gone = facts.application.known.iter().filter(|(unit, _)| !facts.units.contains_key(*unit));
     gone.filter_map(|(unit, known)| {
         let member = member_left_behind(facts, known, members)?;
-        Some(Change::Remove(member.id, unit.clone()))
+        Some((member.id, unit.clone()))
     })
     .collect()
 }
@@ -131,9 +133,10 @@ pub fn describe_stranger(member: &Member) -> String {
 /// Returns the data that this unit publishes for the others. `has_data` is whether its data directory has a `member` directory.
 pub fn unit_data(facts: &ClusterFacts, served: Option<&Served>, has_data: bool) -> UnitData {
     let Some(served) = served else {
-        // While etcd does not answer, its member stays where it was.
+        // While etcd does not answer, its member stays where it was, unless another member has moved it.
         if has_data {
-            return UnitData { seen_turn: facts.application.turn.clone(), ..facts.own.clone() };
+            let peer = facts.listed_url().or(facts.own.peer.as_ref()).cloned();
+            return UnitData { peer, seen_turn: facts.application.turn.clone(), ..facts.own.clone() };
         }
         return UnitData {
             peer: facts.urls.as_ref().map(|urls| urls.peer.clone()),

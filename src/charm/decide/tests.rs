@@ -609,6 +609,8 @@ fn a_member_on_the_network_keeps_running_until_it_has_a_certificate_for_its_new_
     without.cluster.has_certificate_provider = true;
     assert_status(&without, "waiting", &["waiting for a certificate"]);
     assert!(decide(&member).waits_for_turn());
+    assert!(member.listens_at_its_url());
     let moved = Facts { current_config: Some(listens(7)), ..member };
+    assert!(!moved.listens_at_its_url());
     assert_status(&moved, "blocked", &["management-port cannot be changed", "management-port=7"]);
 }

@@ -520,7 +520,7 @@ impl<'m> Deployment<'m> {
     pub fn commands_in_status(&self, unit: &str) -> Result<String> {
         let status = self.statuses.get(unit).map(String::as_str).unwrap_or_default();
         ensure!(fake_juju::status::shown_next_step(status), "`juju status` cuts the next step of {status:?}");
-        let after = format!("next: as root, the commands in juju show-status-log {unit}: ");
+        let after = format!("next: type as root what juju show-status-log {unit} shows: ");
         let (_, commands) =
             status.split_once(&after).with_context(|| format!("{unit} has the status {status:?}"))?;
         Ok(commands.split("; reason: ").next().unwrap_or_default().to_owned())

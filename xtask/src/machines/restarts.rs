@@ -37,6 +37,8 @@ pub fn in_turn(test_bed: &TestBed) -> Result<String> {
     let (writes, pause) = load.finish()?;
     ensure!(pause < MAX_PAUSE, "no write was acknowledged for {pause:?}");
 
+    refuse_port(&mut deployment, &machines[0])?;
+
     let pids = machines.iter().map(pid).collect::<Result<Vec<_>>>()?;
     machines[2].ip(&["link", "set", "cable", "down"])?;
     deployment.configure(&[("snapshot-count", json!(6000))])?;
@@ -59,6 +61,20 @@ pub fn in_turn(test_bed: &TestBed) -> Result<String> {
         "one etcd at a time; all {writes} writes kept, longest pause {} ms; a member whose data was lost is replaced",
         pause.as_millis()
     ))
+}
+
+/// Another port for peers is refused while there are several units, and no member is moved to it.
+fn refuse_port(deployment: &mut Deployment<'_>, machine: &Machine) -> Result<()> {
+    deployment.configure(&[("management-port", json!(2390))])?;
+    deployment.settle()?;
+    for unit in deployment.model.units(APPLICATION) {
+        deployment.update_status(&unit)?;
+        deployment.check_status(&unit, &["blocked ", "management-port cannot be changed"])?;
+    }
+    let listed = etcdctl(machine, "127.0.0.1", &["member", "list"])?;
+    ensure!(!listed.contains(":2390"), "members are listed at a port that was refused: {listed}");
+    deployment.configure(&[("management-port", json!(2380))])?;
+    deployment.settle()
 }
 
 /// A member loses its data. As long as only one other member serves, it is not replaced.

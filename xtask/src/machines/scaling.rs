@@ -234,7 +234,7 @@ fn join_with_authentication(deployment: &mut Deployment<'_>, units: [&String; 2]
     deployment.settle()?;
     for unit in units {
         deployment.update_status(unit)?;
-        deployment.check_status(unit, &["blocked authentication is on: user client needs the role root"])?;
+        deployment.check_status(unit, &["blocked etcd's user client needs the role root"])?;
     }
     // etcdctl asks for the password on a terminal only.
     let commands = deployment.commands_in_status(units[1])?.replace("--user=root ", "--user=root:canary ");

@@ -98,7 +98,7 @@ fn join_after_learner<'m>(
     let id = id_of(&machines[0], &url)?;
     deployment.check_status(&third, &["blocked ", "belongs to no unit", &url])?;
     let commands = deployment.commands_in_status(&third)?;
-    let typed = commands.strip_prefix("if it is not needed, ");
+    let typed = commands.strip_prefix("promote it, or if it is not needed: ");
     let typed = typed.with_context(|| format!("no command in {commands:?}"))?;
     ensure!(typed.ends_with(&format!("member remove {id}")), "not the command: {typed}");
     machines[2].run(&["sh", "-ec", typed])?;

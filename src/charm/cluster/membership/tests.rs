@@ -126,9 +126,32 @@ fn a_unit_whose_etcd_does_not_serve_changes_only_its_own_url() {
     facts.urls = Some(Urls { peer: url(99), client: "https://10.0.0.99:2379".into() });
     assert_eq!(changes(&facts, None), [Change::Move(1, url(99))]);
     assert_eq!(changes(&ClusterFacts { members: None, ..facts.clone() }, None), []);
+    // etcd before 3.5.31 would make a learner a voter.
+    let learner = ClusterFacts { members: Some(vec![member(1, true), member(2, false)]), ..facts.clone() };
+    assert_eq!(changes(&learner, None), []);
     // Another unit may have its former address: only the id that it has published is certain.
     facts.own.member = None;
     assert_eq!(changes(&facts, None), []);
+}
+
+#[test]
+fn a_leader_that_joins_removes_members_of_units_that_are_gone() {
+    let mut facts = settled();
+    facts.units.remove(&unit(10));
+    facts.own = UnitData::default();
+    assert_eq!(removals(&facts), [(10, unit(10))]);
+    assert_eq!(removals(&ClusterFacts { is_leader: false, ..facts.clone() }), []);
+    facts.units.insert(unit(1), GoalUnit { status: "dying".into() });
+    assert_eq!(removals(&facts), []);
+}
+
+#[test]
+fn a_unit_that_another_one_has_moved_publishes_its_new_url() {
+    let mut facts = settled();
+    facts.urls = Some(Urls { peer: url(99), client: "https://10.0.0.99:2379".into() });
+    assert_eq!(unit_data(&facts, None, true).peer, Some(url(1)));
+    facts.members = Some(vec![Member { peer_urls: vec![url(99)], ..member(1, false) }]);
+    assert_eq!(unit_data(&facts, None, true).peer, Some(url(99)));
 }
 
 #[test]
