@@ -137,8 +137,8 @@ fn data_of_a_newer_etcd_is_not_reported_as_lost() {
 #[test]
 fn a_plan_warns_if_the_older_etcd_cannot_serve_the_data() {
     let world = World::plain(Version::V34);
-    // Without the version of its cluster, etcd 3.6 ends in a panic.
-    world.await_stored_versions();
+    // etcd 3.4 stores how far it has applied its log only with a write. Without that, etcd 3.6 panics on the data.
+    world.put(0..1, "1");
     let archive = world.saved();
     world.stop();
     let plan = |world: &World| {
