@@ -295,7 +295,7 @@ fn member_obstacle(facts: &Facts) -> Option<Status> {
             &format!("{} could not reach this unit: {problem}; etcd keeps running as it was", other?),
             "juju integrate APPLICATION:certificates PROVIDER",
         )),
-        Some(urls) if other.is_some() && !urls.peer.ends_with(&format!(":{old}")) => Some(Status::blocked(
+        Some(_) if other.is_some() && !facts.listens_at_its_url() => Some(Status::blocked(
             "option management-port cannot be changed while there are several units",
             &format!("juju config APPLICATION management-port={old}"),
         )),

@@ -78,8 +78,11 @@ impl HookEnd<'_> {
                         log(self.juju, change);
                     }
                     Err(error) => {
-                        stderr::print(&format!("changing the cluster: {change:?}: {error:#}"));
-                        problem = problem.or(status_of_change(change, &error));
+                        let status = status_of_change(change, &error);
+                        if let Some(status) = &status {
+                            stderr::print(&status.message);
+                        }
+                        problem = problem.or(status);
                     }
                 }
             }
@@ -132,11 +135,10 @@ impl HookEnd<'_> {
 fn gather_served(facts: &mut Facts, own: &Client) -> Option<Served> {
     // The health of etcd is reported elsewhere.
     let status = own.wait_until_serving(timeout(facts, false), &mut || Ok(())).ok();
-    let others = || voters_to_ask(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir);
     let voters = match &status {
         Some(status) if !status.is_learner => vec![own.clone()],
         None if !facts.cluster.has_moved() => return None,
-        _ => others(),
+        _ => voters_to_ask(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir),
     };
     ask_for_members(&mut facts.cluster, &voters);
     let Some(status) = status else {
@@ -224,7 +226,7 @@ fn with_authorities(facts: &Facts, data: UnitData) -> UnitData {
     }
 }
 
-/// Returns the status after a change that failed, or `None` if the next hook tries again without a word.
+/// Returns the status after a change that failed, or `None` if the next hook tries again without a report.
 fn status_of_change(change: &Change, error: &anyhow::Error) -> Option<Status> {
     match change {
         Change::Promote(_) => None,

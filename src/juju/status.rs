@@ -58,6 +58,13 @@ impl Status {
         self.message.len() > MAX_SHOWN
     }
 
+    /// Whether the part that `juju status` shows has the next step.
+    #[cfg(test)]
+    pub fn shows_next_step(&self) -> bool {
+        let begins = self.message.find("next: ");
+        begins.is_some_and(|at| at + "next: ".len() <= MAX_SHOWN - CUT.len())
+    }
+
     /// Whether the unit is `active`.
     pub fn is_active(&self) -> bool {
         self.kind == "active"

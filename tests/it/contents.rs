@@ -90,9 +90,7 @@ impl Story {
         world.start();
         let full = world.etcdctl_command(&["put", "/app/b", CANARY]).output().unwrap();
         assert!(!full.status.success(), "etcd has a NOSPACE alarm");
-        if version.needs_etcdutl() {
-            world.await_stored_versions();
-        }
+        world.await_storage_version();
         let archive = world.saved();
         world.stop();
         Self { world, archive, before_deletion, compacted }

@@ -303,7 +303,7 @@ fn recover_without_an_interrupted_restore_is_a_no_op(version: Version) {
     run_recover(&world, "with nothing to recover");
     state.assert_unchanged("with nothing to recover");
     world.stop();
-    run_recover(&world, "with nothing to recover and etcd stopped");
+    run_recover(&world, "without a restore to recover, and etcd stopped");
     assert!(!world.running(), "--recover started a stopped etcd without a reason");
 }
 

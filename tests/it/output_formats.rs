@@ -39,7 +39,7 @@ fn validate(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     }
     if let Some(all) = schema["anyOf"].as_array() {
         let is_one = all.iter().any(|one| validate(root, one, value).is_ok());
-        return is_one.then_some(()).ok_or(format!("{value} matches none of the alternatives"));
+        return is_one.then_some(()).ok_or(format!("{value} matches no alternative"));
     }
     let types = match &schema["type"] {
         Value::String(one) => vec![one.as_str()],

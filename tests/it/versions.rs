@@ -119,7 +119,7 @@ fn refuses_to_restore_with_etcd_programs_of_mixed_versions() {
 fn data_of_a_newer_etcd_is_not_reported_as_lost() {
     let new = Version::V35.minor();
     let world = World::plain(Version::V35);
-    world.await_stored_versions();
+    world.await_storage_version();
     let archive = world.saved();
     world.stop();
     world.set_site(&world.site_text(&Version::V34.bin_dir()));

@@ -139,13 +139,10 @@ pub fn from_debian(target: &Path, release: &Release) -> Result<PathBuf> {
 /// Waits until no other scenario or run fetches an etcd. The lock ends with the file.
 fn lock(target: &Path) -> Result<File> {
     let path = target.join("etcd/.lock");
-    fs::create_dir_all(target.join("etcd"))
-        .and_then(|()| File::create(&path))
-        .and_then(|file| {
-            file.lock()?;
-            Ok(file)
-        })
-        .with_context(|| format!("locking {}", path.display()))
+    fs::create_dir_all(target.join("etcd")).context("creating the directory of the etcds")?;
+    let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+    file.lock().with_context(|| format!("locking {}", path.display()))?;
+    Ok(file)
 }
 
 fn announce(home: &Path, release: &Release) {

@@ -74,8 +74,11 @@ fn assert_status(facts: &Facts, kind: &str, parts: &[&str]) {
     assert_eq!(plan.steps, [], "{facts:?}");
     let status = plan.status.unwrap();
     assert_eq!(status.kind, kind, "{}", status.message);
-    let shows_next_step = !status.is_cut() || status.message.starts_with("next: ");
-    assert!(shows_next_step, "`juju status` would cut the next step: {}", status.message);
+    assert!(
+        !status.is_cut() || status.shows_next_step(),
+        "`juju status` would cut the next step: {}",
+        status.message
+    );
     assert!(parts.iter().all(|part| status.message.contains(part)), "{}", status.message);
 }
 

@@ -59,26 +59,17 @@ impl World {
         format!("ETCDCTL_API=3 {} --endpoints {} put {key} {value} >&2", etcdctl.display(), self.endpoint())
     }
 
-    /// Waits until etcd has stored the version of its cluster, and since 3.6 that of its storage, some seconds after its first start
-    /// (`server/etcdserver/server.go` `monitorVersions` and `monitorStorageVersion`). For worlds without TLS.
+    /// Waits until etcd has stored the version of its storage, which 3.6 and later do some seconds after their first start. Until
+    /// then, they report 3.5 (`server/storage/schema/schema.go` `DetectSchemaVersion`).
     #[track_caller]
-    pub fn await_stored_versions(&self) {
-        let url = format!("{}/version", self.endpoint());
+    pub fn await_storage_version(&self) {
         let version = self.setup().version;
-        let stored = || {
-            let answer = Command::new("curl").args(["--silent", "--show-error", &url]).output().unwrap();
-            // Without a storage version, etcd reports 3.5 (`server/storage/schema/schema.go` `DetectSchemaVersion`).
-            let minor = version.minor();
-            let has_storage_version = || {
-                let status = self.etcdctl(&["endpoint", "status", "-w", "json"]);
-                status.contains(&format!("\"storageVersion\":\"{minor}."))
-            };
-            succeed(answer, &url).contains(&format!("\"etcdcluster\":\"{minor}."))
-                && (!version.needs_etcdutl() || has_storage_version())
-        };
+        let stored = format!("\"storageVersion\":\"{}.", version.minor());
         let deadline = Instant::now() + Duration::from_secs(60);
-        while !stored() {
-            assert!(Instant::now() < deadline, "etcd has stored no versions");
+        while version.needs_etcdutl()
+            && !self.etcdctl(&["endpoint", "status", "-w", "json"]).contains(&stored)
+        {
+            assert!(Instant::now() < deadline, "etcd has stored no version");
             sleep(Duration::from_millis(200));
         }
     }

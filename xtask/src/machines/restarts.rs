@@ -18,7 +18,7 @@ use super::test_bed::TestBed;
 pub(super) const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 /// An option is changed while three units serve a client that writes: one etcd is restarted at a time. While a member does
-/// not answer, only that one is restarted.
+/// not answer, only that one is restarted. Another port for peers is refused.
 pub fn in_turn(test_bed: &TestBed) -> Result<String> {
     let (machines, release) = three_machines(test_bed)?;
     let mut deployment = Deployment::new()?;
@@ -63,7 +63,7 @@ pub fn in_turn(test_bed: &TestBed) -> Result<String> {
     ))
 }
 
-/// Another port for peers is refused while there are several units, and no member is moved to it.
+/// Gives `management-port` another value: all units refuse it, and no member is moved to that port.
 fn refuse_port(deployment: &mut Deployment<'_>, machine: &Machine) -> Result<()> {
     deployment.configure(&[("management-port", json!(2390))])?;
     deployment.settle()?;
