@@ -29,6 +29,8 @@ use std::thread;
 const THREADS: usize = 16;
 /// The most bytes read of a record or a sidecar. Both are smaller than two kilobytes.
 const MAX_SIDE_FILE: u64 = 64 << 10;
+/// How often the change of a record is tried if another machine changes the record at the same time.
+const MAX_UPDATES: usize = 5;
 
 /// A store of archives, and its name for operators.
 #[derive(Debug)]
@@ -154,11 +156,27 @@ impl Repository {
     /// Fails if the archive was replaced since `entry` was read, or if its record cannot be read or written.
     pub fn update_record(&self, entry: &Entry, change: &dyn Fn(&mut Record)) -> Result<()> {
         let _lock = self.store.lock(&entry.name)?;
-        let (now, _) = self.current(entry)?;
-        let mut record = now.record;
-        change(&mut record);
-        let written = self.store.replace_small(&record_name(&entry.name), &record.to_json()?);
-        written.with_context(|| format!("writing the record of {}", entry.location()))
+        let name = record_name(&entry.name);
+        let mut attempts = 0;
+        // Another machine may change the record too: a pin must not get lost when this one records a verification.
+        loop {
+            attempts += 1;
+            let before = self.side_file(&name)?;
+            let mut record = self.current(entry, before.clone())?.0.record;
+            change(&mut record);
+            let written = self.store.replace_small(&name, before.ok().flatten().as_ref(), &record.to_json()?);
+            match written {
+                Err(error) if attempts < MAX_UPDATES && self.has_changed(&error) => {}
+                written => {
+                    return written.with_context(|| format!("writing the record of {}", entry.location()));
+                }
+            }
+        }
+    }
+
+    /// Returns whether a blob was replaced or deleted since it was described.
+    fn has_changed(&self, error: &Error) -> bool {
+        matches!(self.store.error_scope(error), ErrorScope::Changed | ErrorScope::NotFound)
     }
 
     /// Deletes `entry` with its record and its sidecar.
@@ -168,7 +186,8 @@ impl Repository {
     /// store refuses.
     pub fn delete(&self, entry: &Entry) -> Result<Deletion> {
         let lock = self.store.lock(&entry.name)?;
-        let (now, blob) = self.current(entry)?;
+        let record = self.side_file(&record_name(&entry.name))?;
+        let (now, blob) = self.current(entry, record)?;
         ensure!(now.record.pinned <= entry.record.pinned, "{} was pinned in the meantime", entry.location());
         let deletion = self.store.delete(&blob)?;
         // The archive is gone, whatever happens to its side files: a retention rule of the bucket may keep a younger one. A record
@@ -350,11 +369,10 @@ impl Repository {
             .is_some_and(|distinct| !matches!(self.store.head(&distinct), Ok(None)))
     }
 
-    /// Returns the current state of `entry`, and its blob.
-    fn current(&self, entry: &Entry) -> Result<(Entry, Blob)> {
+    /// Returns the current state of `entry`, whose record is now `record`, and its blob.
+    fn current(&self, entry: &Entry, record: Readable<Option<Blob>>) -> Result<(Entry, Blob)> {
         let gone = || format!("{} does not exist any more", entry.location());
         let blob = self.store.head(&entry.name)?.with_context(gone)?;
-        let record = self.side_file(&record_name(&entry.name))?;
         let sidecar = match is_encrypted(&entry.name) {
             true => self.side_file(&sidecar_name(&entry.name))?,
             false => Ok(None),

@@ -349,7 +349,7 @@ mod tests {
             bail!("not expected")
         }
 
-        fn replace_small(&self, _: &str, _: &[u8]) -> Result<()> {
+        fn replace_small(&self, _: &str, _: Option<&Blob>, _: &[u8]) -> Result<()> {
             bail!("not expected")
         }
 

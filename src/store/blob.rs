@@ -98,12 +98,13 @@ pub trait BlobStore: Debug + Send + Sync {
     /// cause is [`ContentChanged`]. After a failure, the incomplete blob is removed if the store allows it.
     fn put_if_absent(&self, name: &str, content: &File, sha256: &str, progress: Sink<'_>) -> Result<()>;
 
-    /// Replaces a small blob by `bytes`, or creates it, in one step: a reader sees either all of the old or all of the
-    /// new.
+    /// Replaces the small blob `before` by `bytes`, or creates it if there was none, in one step: a reader sees either all
+    /// of the old or all of the new.
     ///
     /// # Errors
-    /// Fails if the store cannot write.
-    fn replace_small(&self, name: &str, bytes: &[u8]) -> Result<()>;
+    /// Fails if the store cannot write. Without locks, it also fails if the blob is no longer `before`, unless the server
+    /// does not know that condition: its scope is [`ErrorScope::Changed`].
+    fn replace_small(&self, name: &str, before: Option<&Blob>, bytes: &[u8]) -> Result<()>;
 
     /// Deletes a blob that [`Self::head`] described: this version of it, if the store keeps versions.
     ///

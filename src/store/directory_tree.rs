@@ -148,9 +148,9 @@ impl BlobStore for DirectoryTree {
         folder.put_if_absent(&file, content, sha256, progress)
     }
 
-    fn replace_small(&self, name: &str, bytes: &[u8]) -> Result<()> {
+    fn replace_small(&self, name: &str, before: Option<&Blob>, bytes: &[u8]) -> Result<()> {
         let (folder, file) = self.folder(name)?;
-        folder.replace_small(&file, bytes)
+        folder.replace_small(&file, before, bytes)
     }
 
     fn delete(&self, blob: &Blob) -> Result<Deletion> {

@@ -209,7 +209,8 @@ impl BlobStore for FlatDirectory {
         }
     }
 
-    fn replace_small(&self, name: &str, bytes: &[u8]) -> Result<()> {
+    /// The lock of the folder keeps others from replacing it.
+    fn replace_small(&self, name: &str, _before: Option<&Blob>, bytes: &[u8]) -> Result<()> {
         ensure!(is_plain(name), "{name} is not the name of a file in {}", self.url);
         self.dir.replace_for(name, bytes, PRIVATE, Some(self.owner))
     }

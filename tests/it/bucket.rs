@@ -3,7 +3,7 @@
 
 use crate::common::s3::proxy::Proxy;
 use crate::common::s3::{self, Can, Fault, Faults, Kind, SECRET, Server};
-use etcd_backup::inventory::{Entry, Repository};
+use etcd_backup::inventory::{Entry, Record, Repository};
 use etcd_backup::progress::Progress;
 use etcd_backup::store::Deletion;
 use etcd_backup::store::cloud::{Proxies, RequestError};
@@ -13,6 +13,7 @@ use etcd_backup::system::clock::Clock;
 use etcd_backup::system::secret::Secret;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 
@@ -70,6 +71,32 @@ pub fn read(bucket: &Repository, name: &str) -> Vec<u8> {
     bytes
 }
 
+/// Pins the archive while another machine is recording its verification, once before and once after the archive has a
+/// record. Both are recorded.
+pub fn assert_pins_survive_a_verification(bucket: &Repository) {
+    let (file, sha256) = archive(MIB);
+    for name in [NAME, "cluster/etcd-0/etcd-snapshot-2026-11-21-20.49.17.tar.gz"] {
+        bucket.add(name, &file, &sha256, &mut |_| {}).unwrap();
+    }
+    for (number, entry) in bucket.entries().unwrap().iter().enumerate() {
+        if number == 1 {
+            bucket.update_record(entry, &|record| record.sha256 = Some("ab".to_owned())).unwrap();
+        }
+        let is_pinned = Cell::new(false);
+        let verify = |record: &mut Record| {
+            if !is_pinned.replace(true) {
+                bucket.update_record(entry, &|record| record.pinned = true).unwrap();
+            }
+            record.verified = Some(Timestamp::now());
+        };
+        bucket.update_record(entry, &verify).unwrap();
+    }
+    for entry in bucket.entries().unwrap() {
+        assert!(entry.record.pinned && entry.record.verified.is_some(), "{:?}", entry.record);
+        bucket.delete(&entry).unwrap();
+    }
+}
+
 /// Pins an entry, and then fails to delete it as it was before. Deletes it as it is.
 pub fn assert_pinned_in_the_meantime(bucket: &Repository, entry: &Entry) {
     bucket.update_record(entry, &|record| record.pinned = true).unwrap();
@@ -118,6 +145,14 @@ fn archives_are_put_listed_read_annotated_and_deleted() {
         // Putting the same archive again succeeds.
         bucket.add(NAME, &file, &sha256, &mut |_| {}).unwrap();
         assert_pinned_in_the_meantime(&bucket, &entries[0]);
+    }
+}
+
+#[test]
+fn a_pin_is_kept_if_another_machine_changes_the_record_at_the_same_time() {
+    let (_server, _faults, bucket) = bucket();
+    if Can::ReplaceIfUnchanged.is_supported() {
+        assert_pins_survive_a_verification(&bucket);
     }
 }
 

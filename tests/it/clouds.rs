@@ -3,7 +3,8 @@
 //! `cargo xtask buckets --server azurite` and `--server gcs` install an emulator and run them.
 
 use crate::bucket::{
-    MIB, NAME, archive, assert_changed_archives_do_not_appear, assert_pinned_in_the_meantime, put_fails, read,
+    MIB, NAME, archive, assert_changed_archives_do_not_appear, assert_pinned_in_the_meantime,
+    assert_pins_survive_a_verification, put_fails, read,
 };
 use crate::common::clouds::identities::{azure_metadata, google_metadata};
 use crate::common::clouds::{AZURE_KEY, Can, GOOGLE_KEY, Kind, Server, Step, opened, opened_with};
@@ -61,6 +62,13 @@ fn archives_are_put_listed_read_annotated_and_deleted() {
         bucket.add(NAME, &file, &sha256, &mut |_| {}).unwrap();
         assert_pinned_in_the_meantime(&bucket, &entries[0]);
     }
+}
+
+#[test]
+#[ignore = "needs an emulator: cargo xtask buckets --server azurite"]
+fn a_pin_is_kept_if_another_machine_changes_the_record_at_the_same_time() {
+    let (_server, _faults, bucket) = bucket();
+    assert_pins_survive_a_verification(&bucket);
 }
 
 #[test]

@@ -60,8 +60,9 @@ impl Protocol for AzureProtocol {
         AzureUpload { upload, client }.send(progress).map(|()| true)
     }
 
-    fn replace_small(&self, client: &Client, key: &str, bytes: &[u8]) -> Result<()> {
-        let headers = vec![("x-ms-blob-type", "BlockBlob".to_owned())];
+    fn replace_small(&self, client: &Client, key: &str, before: Option<&Blob>, bytes: &[u8]) -> Result<()> {
+        let mut headers = client.service().write_condition(before).headers;
+        headers.push(("x-ms-blob-type", "BlockBlob".to_owned()));
         let request = Request { method: "PUT", key, headers, body: bytes, ..Request::default() };
         client.send(&request).map(|_| ())
     }

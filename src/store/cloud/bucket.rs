@@ -79,8 +79,8 @@ impl BlobStore for Bucket {
         upload::run(&*self.protocol, &self.client, &upload, progress)
     }
 
-    fn replace_small(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let written = self.protocol.replace_small(&self.client, &self.key(name), bytes);
+    fn replace_small(&self, name: &str, before: Option<&Blob>, bytes: &[u8]) -> Result<()> {
+        let written = self.protocol.replace_small(&self.client, &self.key(name), before, bytes);
         written.with_context(|| format!("writing {}{name}", self.url))
     }
 

@@ -40,11 +40,11 @@ pub(in crate::store) trait Protocol: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Stores a small object in one request, and replaces an existing one.
+    /// Stores a small object in one request. It replaces the object `before`, or no object.
     ///
     /// # Errors
-    /// Fails if the server refuses.
-    fn replace_small(&self, client: &Client, key: &str, bytes: &[u8]) -> Result<()>;
+    /// Fails if the server refuses, also because the object is no longer `before`.
+    fn replace_small(&self, client: &Client, key: &str, before: Option<&Blob>, bytes: &[u8]) -> Result<()>;
 
     /// Deletes the object that was described, whose name is its key.
     ///

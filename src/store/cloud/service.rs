@@ -2,6 +2,7 @@
 //!
 //! An implementation sends nothing itself, except to get an access key.
 
+use crate::store::Blob;
 use anyhow::Result;
 use jiff::Timestamp;
 use std::fmt::Debug;
@@ -39,6 +40,17 @@ pub(in crate::store) trait Service: Debug + Send + Sync {
     fn read_condition(&self, etag: &str) -> NamesAndValues {
         let headers = (!etag.is_empty()).then(|| ("if-match", quoted(etag)));
         NamesAndValues { query: Vec::new(), headers: headers.into_iter().collect() }
+    }
+
+    /// Returns the parts of a query and the headers of a request that replaces the object `before`, or creates one. The
+    /// server must refuse it if the object has been replaced or created since.
+    fn write_condition(&self, before: Option<&Blob>) -> NamesAndValues {
+        let header = match before {
+            None => Some(("if-none-match", "*".to_owned())),
+            Some(before) if before.etag.is_empty() => None,
+            Some(before) => Some(("if-match", quoted(&before.etag))),
+        };
+        NamesAndValues { query: Vec::new(), headers: header.into_iter().collect() }
     }
 
     /// Returns whether a status says that the request was carried out.

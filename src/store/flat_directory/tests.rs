@@ -66,7 +66,7 @@ fn a_file_that_was_replaced_is_neither_read_nor_deleted() {
 fn a_small_file_is_replaced_and_deleted_by_name() {
     let (dir, store) = store();
     for text in ["one", "two"] {
-        store.replace_small("a.json", text.as_bytes()).unwrap();
+        store.replace_small("a.json", None, text.as_bytes()).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("a.json")).unwrap(), text);
     }
     store.delete_small("a.json").unwrap();

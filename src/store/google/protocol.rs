@@ -58,8 +58,9 @@ impl Protocol for GoogleProtocol {
         GoogleUpload { upload, client }.send(progress).map(|()| true)
     }
 
-    fn replace_small(&self, client: &Client, key: &str, bytes: &[u8]) -> Result<()> {
-        let query = vec![(UPLOAD_TYPE, "media".to_owned()), ("name", key.to_owned())];
+    fn replace_small(&self, client: &Client, key: &str, before: Option<&Blob>, bytes: &[u8]) -> Result<()> {
+        let mut query = client.service().write_condition(before).query;
+        query.extend([(UPLOAD_TYPE, "media".to_owned()), ("name", key.to_owned())]);
         client.send(&Request { method: "POST", query, body: bytes, ..Request::default() }).map(|_| ())
     }
 

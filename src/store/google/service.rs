@@ -1,6 +1,7 @@
 //! Google Cloud Storage as a [`Service`]: requests with a token of a service account, and errors as JSON documents.
 
 use super::credentials::TokenSource;
+use crate::store::Blob;
 use crate::store::cloud::access_token::TokenCache;
 use crate::store::cloud::http::header;
 use crate::store::cloud::server::{Server, encode_query, encode_query_part};
@@ -136,6 +137,13 @@ impl Service for GoogleService {
             query.push(("ifGenerationMatch", etag.to_owned()));
         }
         NamesAndValues { query, headers: Vec::new() }
+    }
+
+    /// Generation 0 is that of no object.
+    fn write_condition(&self, before: Option<&Blob>) -> NamesAndValues {
+        let generation = before.map_or("0", |before| &before.etag);
+        let query = (!generation.is_empty()).then(|| ("ifGenerationMatch", generation.to_owned()));
+        NamesAndValues { query: query.into_iter().collect(), headers: Vec::new() }
     }
 
     /// In an upload, status 308 says that the bytes have arrived, and more are expected.

@@ -129,7 +129,7 @@ pub fn exercise(bytes: &[u8]) {
         let is_there = bytes.windows(CONTENT.len()).any(|window| window == CONTENT);
         assert!(is_chunked || is_there, "nothing was read back");
     }
-    let _ = bucket.replace_small("c/m/a.tar.gz.json", b"{}");
+    let _ = bucket.replace_small("c/m/a.tar.gz.json", None, b"{}");
     let _ = bucket.remove_unfinished("c/m/a.tar.gz");
     for error in [bucket.list("").err(), put.err()].into_iter().flatten() {
         assert!(!format!("{error:#}").contains("canary"));

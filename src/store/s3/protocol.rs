@@ -8,7 +8,7 @@ use super::head::head;
 use super::listing;
 use super::service::S3Service;
 use super::unfinished;
-use super::upload::S3Upload;
+use super::upload::{S3Upload, send_if_unchanged};
 use crate::error::{Refusal, Subcommand};
 use crate::progress::Sink;
 use crate::store::cloud::bucket::Bucket;
@@ -84,10 +84,10 @@ impl Protocol for S3Protocol {
         }
     }
 
-    fn replace_small(&self, client: &Client, key: &str, bytes: &[u8]) -> Result<()> {
+    fn replace_small(&self, client: &Client, key: &str, before: Option<&Blob>, bytes: &[u8]) -> Result<()> {
         let headers = self.encryption.iter().flat_map(RequestedEncryption::headers).collect();
         let request = Request { method: "PUT", key, headers, body: bytes, ..Request::default() };
-        client.send(&request).map(|_| ())
+        send_if_unchanged(client, request, before).map(|_| ())
     }
 
     fn delete(&self, client: &Client, object: &Blob) -> Result<Deletion> {

@@ -6,6 +6,7 @@ use super::encryption::{ReportedEncryption, RequestedEncryption};
 use super::head::head;
 use super::unfinished;
 use crate::progress::{Progress, Sink};
+use crate::store::Blob;
 use crate::store::cloud::client::{Client, Response};
 use crate::store::cloud::error::RequestError;
 use crate::store::cloud::object::PART_SIZE;
@@ -45,13 +46,9 @@ impl S3Upload<'_> {
         let body = self.upload.read_whole()?;
         let mut headers = self.headers();
         headers.push(("content-md5", md5_of(&body)));
-        self.send_if_absent(Request {
-            method: "PUT",
-            key: &self.upload.key,
-            headers,
-            body: &body,
-            ..Request::default()
-        })?;
+        let key = &self.upload.key;
+        let request = Request { method: "PUT", key, headers, body: &body, ..Request::default() };
+        send_if_unchanged(self.client, request, None)?;
         progress(Progress::Bytes { done: self.upload.size, expected: Some(self.upload.size) });
         Ok(true)
     }
@@ -140,19 +137,26 @@ impl S3Upload<'_> {
         let body = body.as_bytes();
         let key = &self.upload.key;
         let request = Request { method: "POST", key, query, body, is_joining: true, ..Request::default() };
-        self.send_if_absent(request)?.xml::<IgnoredAny>("CompleteMultipartUploadResult").map(|_| ())
+        send_if_unchanged(self.client, request, None)?
+            .xml::<IgnoredAny>("CompleteMultipartUploadResult")
+            .map(|_| ())
     }
+}
 
-    /// Sends a request that creates the object only if its name is free. A server that does not know that condition is
-    /// asked without it. On such a server, only the check before the upload prevents overwriting.
-    fn send_if_absent(&self, mut request: Request<'_>) -> Result<Response> {
-        request.headers.push(("if-none-match", "*".to_owned()));
-        match self.client.send(&request) {
-            Err(error) if error.downcast_ref().is_some_and(RequestError::is_not_implemented) => {
-                request.headers.pop();
-                self.client.send(&request)
-            }
-            response => response,
+/// Sends a request that creates the object, or replaces the object `before`. A server that does not know that condition is
+/// asked without it. On such a server, only the check before it prevents overwriting.
+pub(super) fn send_if_unchanged(
+    client: &Client,
+    mut request: Request<'_>,
+    before: Option<&Blob>,
+) -> Result<Response> {
+    let without = request.headers.len();
+    request.headers.extend(client.service().write_condition(before).headers);
+    match client.send(&request) {
+        Err(error) if error.downcast_ref().is_some_and(RequestError::is_not_implemented) => {
+            request.headers.truncate(without);
+            client.send(&request)
         }
+        response => response,
     }
 }
