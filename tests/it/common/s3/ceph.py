@@ -5,6 +5,8 @@ The programs are those of unpacked Debian packages: nothing is installed, and no
 import os
 import pathlib
 import subprocess
+import sys
+import time
 import uuid
 
 SETTINGS = """\
@@ -56,6 +58,17 @@ class Ceph:
         output = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         subprocess.run(self.words(program, *words), env=self.environment, check=True, timeout=120, **output)
 
+    def wait_with_store(self, child):
+        """Runs the store, which the process `child` waits for, until `child` has ended. A store that asks the monitor before
+        it has the map of monitors ends with "wrong fsid", and is started again."""
+        store = None
+        while child.poll() is None:
+            if store is None or store.poll() is not None:
+                store = self.start(self.words("ceph-osd", "-i", "0", "-f"), self.environment)
+            time.sleep(0.1)
+        if child.returncode != 0:
+            sys.exit(f"{child.args[0]} ended with status {child.returncode}")
+
     def gateway(self, frontend, access_key, secret):
         """Starts everything. Returns the process of the gateway."""
         fsid, home = str(uuid.uuid4()), self.home
@@ -70,7 +83,7 @@ class Ceph:
         self.run("ceph-mon", "--mkfs", "-i", "a", "--monmap", monitors, "--osdmap", stores)
         self.start(self.words("ceph-mon", "-i", "a", "-f"), self.environment)
         self.run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", str(uuid.uuid4()))
-        self.start(self.words("ceph-osd", "-i", "0", "-f"), self.environment)
         keys = ["--access-key", access_key, "--secret", secret]
-        self.run("radosgw-admin", "user", "create", "--uid=tests", "--display-name=tests", *keys)
+        create_user = self.words("radosgw-admin", "user", "create", "--uid=tests", "--display-name=tests", *keys)
+        self.wait_with_store(self.start(create_user, self.environment))
         return self.start(self.words("radosgw", "-n", "client.rgw", "-f"), self.environment)
