@@ -171,7 +171,12 @@ impl<'a> Pipeline<'a> {
         if !is_small {
             *self.lowered() = priority::lower_session_priority();
         }
+        // Before a restore, etcd is about to stop, and the operator waits.
+        let yields_cores = !is_small && !self.request.before_restore;
+        let half = yields_cores.then(priority::leave_half_the_cores).flatten();
         let started = self.start(scope, inputs)?;
+        // etcdctl, which receives the snapshot, may use all of them.
+        drop(half);
         self.save(saving, report)?;
         self.restore_priority();
         report(Progress::Step("verifying the snapshot"));
