@@ -95,7 +95,8 @@ pub struct Gzip {
 }
 
 impl Gzip {
-    /// Starts a member in the empty file `out`. Reports the growth of the file through `growth`.
+    /// Starts a member in the empty file `out`, which `workers` threads compress. Reports the growth of the file through
+    /// `growth`.
     ///
     /// # Errors
     /// [`Stopped`] if a thread cannot be started or the header of an encrypted file cannot be written.
@@ -104,15 +105,14 @@ impl Gzip {
         out: File,
         growth: GrowthSender,
         effort: Effort,
+        workers: usize,
         encryption: Option<&Encryption>,
     ) -> Result<Self, Stopped> {
         // On an error, `growth` is dropped after the error is stored: it is still this function's.
-        let started = Out::start(CountedFile { file: out, size: 0, sent: 0 }, encryption).and_then(|out| {
-            let workers = priority::worker_threads();
-            Ok((out, workers, start_workers(workers)?))
-        });
+        let started = Out::start(CountedFile { file: out, size: 0, sent: 0 }, encryption)
+            .and_then(|out| Ok((out, start_workers(workers)?)));
         let started = started.context("writing the archive");
-        let (out, workers, (jobs, spares)) = started.map_err(|error| first_error.store(error))?;
+        let (out, (jobs, spares)) = started.map_err(|error| first_error.store(error))?;
         let (pieces, received) = sync_channel(2 * workers);
         let ends = (Some(out), growth);
         let writer = first_error.spawn("write", ends, move |(out, growth)| {

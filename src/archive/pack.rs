@@ -25,6 +25,8 @@ pub struct Packer {
     pub out: File,
     /// Reports the growth of that file to its readers.
     pub growth: GrowthSender,
+    /// The number of threads that compress.
+    pub workers: usize,
     /// The compression level.
     pub effort: Effort,
     /// The key and the recipients, if the archive is to be encrypted.
@@ -51,8 +53,8 @@ impl Packer {
         manifest: impl FnOnce() -> Result<Manifest>,
     ) -> Result<u64, Stopped> {
         let modified = u64::try_from(self.taken.as_second()).unwrap_or(0);
-        let gzip =
-            Gzip::start(&self.first_error, self.out, self.growth, self.effort, self.encryption.as_ref())?;
+        let (effort, encryption) = (self.effort, self.encryption.as_ref());
+        let gzip = Gzip::start(&self.first_error, self.out, self.growth, effort, self.workers, encryption)?;
         self.first_error.run("pack", gzip, |gzip| {
             pack_database(gzip, db, size, modified)?;
             if let Some(included) = &self.included {
@@ -170,6 +172,7 @@ mod tests {
             Packer {
                 out,
                 growth,
+                workers: 2,
                 effort,
                 encryption: None,
                 included: None,

@@ -29,7 +29,7 @@ use std::thread;
 const THREADS: usize = 16;
 /// The most bytes read of a record or a sidecar. Both are smaller than two kilobytes.
 const MAX_SIDE_FILE: u64 = 64 << 10;
-/// How often the change of a record is tried if another machine changes the record at the same time.
+/// How many times the change of a record is tried if another machine changes the record at the same time.
 const MAX_UPDATES: usize = 5;
 
 /// A store of archives, and its name for operators.
@@ -44,6 +44,13 @@ pub struct Repository {
     /// The archives that runs of this machine made, by their names here.
     pub made: MadeArchives,
     pub(super) store: Box<dyn BlobStore>,
+}
+
+/// The blobs of an archive when it was read.
+struct CurrentBlobs {
+    archive: Blob,
+    /// `None` if the archive has no record.
+    record: Option<Blob>,
 }
 
 /// The data read from one archive or file, or the reason why it cannot be read. A failure of the store is an error
@@ -161,14 +168,14 @@ impl Repository {
         // Another machine may change the record too: a pin must not get lost when this one records a verification.
         loop {
             attempts += 1;
-            let before = self.side_file(&name)?;
-            let mut record = self.current(entry, before.clone())?.0.record;
+            let (Entry { mut record, .. }, blobs) = self.current(entry)?;
             change(&mut record);
-            let written = self.store.replace_small(&name, before.ok().flatten().as_ref(), &record.to_json()?);
-            match written {
+            match self.store.replace_small(&name, blobs.record.as_ref(), &record.to_json()?) {
                 Err(error) if attempts < MAX_UPDATES && self.has_changed(&error) => {}
                 written => {
-                    return written.with_context(|| format!("writing the record of {}", entry.location()));
+                    let what =
+                        || format!("writing the record of {}, tried {attempts} times", entry.location());
+                    return written.with_context(what);
                 }
             }
         }
@@ -186,10 +193,9 @@ impl Repository {
     /// store refuses.
     pub fn delete(&self, entry: &Entry) -> Result<Deletion> {
         let lock = self.store.lock(&entry.name)?;
-        let record = self.side_file(&record_name(&entry.name))?;
-        let (now, blob) = self.current(entry, record)?;
+        let (now, blobs) = self.current(entry)?;
         ensure!(now.record.pinned <= entry.record.pinned, "{} was pinned in the meantime", entry.location());
-        let deletion = self.store.delete(&blob)?;
+        let deletion = self.store.delete(&blobs.archive)?;
         // The archive is gone, whatever happens to its side files: a retention rule of the bucket may keep a younger one. A record
         // or a sidecar that is left does not apply to another archive of this name.
         if is_encrypted(&entry.name) {
@@ -369,20 +375,21 @@ impl Repository {
             .is_some_and(|distinct| !matches!(self.store.head(&distinct), Ok(None)))
     }
 
-    /// Returns the current state of `entry`, whose record is now `record`, and its blob.
-    fn current(&self, entry: &Entry, record: Readable<Option<Blob>>) -> Result<(Entry, Blob)> {
+    /// Returns the current state of `entry`, and the blobs that it was read from.
+    fn current(&self, entry: &Entry) -> Result<(Entry, CurrentBlobs)> {
         let gone = || format!("{} does not exist any more", entry.location());
-        let blob = self.store.head(&entry.name)?.with_context(gone)?;
+        let archive = self.store.head(&entry.name)?.with_context(gone)?;
+        let record = self.side_file(&record_name(&entry.name))?;
         let sidecar = match is_encrypted(&entry.name) {
             true => self.side_file(&sidecar_name(&entry.name))?,
             false => Ok(None),
         };
-        let now = self.describe(&blob, record, sidecar)?.with_context(gone)?;
+        let now = self.describe(&archive, record.clone(), sidecar)?.with_context(gone)?;
         now.require_readable()?;
         if now.record.identity != entry.record.identity {
             bail!("{} was replaced by another archive in the meantime", entry.location());
         }
-        Ok((now, blob))
+        Ok((now, CurrentBlobs { archive, record: record.ok().flatten() }))
     }
 
     /// Describes a record or a sidecar, if it exists.

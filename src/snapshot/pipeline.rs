@@ -167,16 +167,10 @@ impl<'a> Pipeline<'a> {
         ScopedJoinHandle<'scope, Result<Contents, Stopped>>,
         Manifest,
     )> {
-        let is_small = self.observed.db_size < SMALL_DATABASE;
-        if !is_small {
+        if !self.is_small() {
             *self.lowered() = priority::lower_session_priority();
         }
-        // Before a restore, etcd is about to stop, and the operator waits.
-        let yields_cores = !is_small && !self.request.before_restore;
-        let half = yields_cores.then(priority::leave_half_the_cores).flatten();
         let started = self.start(scope, inputs)?;
-        // etcdctl, which receives the snapshot, may use all of them.
-        drop(half);
         self.save(saving, report)?;
         self.restore_priority();
         report(Progress::Step("verifying the snapshot"));
@@ -190,7 +184,11 @@ impl<'a> Pipeline<'a> {
         Ok((started.packer, started.reader, manifest))
     }
 
-    /// Starts the stages that run on threads of their own.
+    fn is_small(&self) -> bool {
+        self.observed.db_size < SMALL_DATABASE
+    }
+
+    /// Starts the stages that run on threads of their own. Until all data has arrived, they use half of the cores only.
     fn start<'scope>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
@@ -204,8 +202,14 @@ impl<'a> Pipeline<'a> {
         let (send_digest, digest) = channel();
         let (ends_with_inspector, inspecting) = channel::<()>();
         let incoming = saved.clone();
+        // The threads that are started here inherit the cores of this one. etcdctl is started later, and may use all cores.
+        let workers = priority::worker_threads();
+        // Before a restore, etcd is about to stop, and the operator waits.
+        let leaves_cores = !self.is_small() && !self.request.before_restore;
+        let _half = leaves_cores.then(priority::leave_half_the_cores).flatten();
         let packer = Packer {
             out: archive,
+            workers,
             growth,
             effort: self.request.effort,
             encryption,

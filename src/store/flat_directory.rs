@@ -209,7 +209,7 @@ impl BlobStore for FlatDirectory {
         }
     }
 
-    /// The lock of the folder keeps others from replacing it.
+    /// The caller holds the lock of the folder, so that no other process replaces the blob.
     fn replace_small(&self, name: &str, _before: Option<&Blob>, bytes: &[u8]) -> Result<()> {
         ensure!(is_plain(name), "{name} is not the name of a file in {}", self.url);
         self.dir.replace_for(name, bytes, PRIVATE, Some(self.owner))

@@ -36,9 +36,9 @@ fn raise_nice_to(nice: i32) {
     }
 }
 
-/// Gives all threads of this process the priority and the cores of the first thread, which are never
-/// [lowered](lower_priority) or [left](leave_half_the_cores) for long. Only root can raise a priority. Without root, or if a
-/// thread has just ended, the priority stays.
+/// Gives all threads of this process the priority and the cores of the first thread. That thread is never
+/// [lowered](lower_priority), and [leaves cores](leave_half_the_cores) only while it starts others. Only root can raise a
+/// priority. Without root, or if a thread has just ended, the priority stays.
 pub fn restore_priority() {
     let first = Pid::from_raw(i32::try_from(std::process::id()).unwrap_or(0));
     let (nice, cores) = (getpriority_process(first), sched_getaffinity(first));
@@ -53,17 +53,17 @@ pub fn restore_priority() {
     }
 }
 
-/// Keeps the calling thread off half of its cores until it is dropped. Threads that are started meanwhile stay off them.
+/// Keeps the calling thread off half of its cores until it is dropped. Threads that it starts meanwhile stay off them.
 #[derive(Debug)]
 #[must_use]
 pub struct HalfTheCores(CpuSet);
 
-/// Leaves half of the cores to others, so that they never wait until a thread of ours can be interrupted: on two cores, the
-/// 99th percentile of a put during a snapshot was twice as long otherwise. Returns `None` on a single core.
+/// Leaves half of the cores to others. A low priority alone is not enough: the kernel lets a thread run for some milliseconds
+/// before another one takes its core, and etcd's threads wait meanwhile. Returns `None` on a single core.
 pub fn leave_half_the_cores() -> Option<HalfTheCores> {
     let all = sched_getaffinity(None).ok().filter(|all| all.count() > 1)?;
     let mut half = all;
-    // Interrupts are usually handled by the first cores.
+    // These are left to etcd, because many kernels handle the interrupts of disks and networks there.
     let first = (0..CpuSet::MAX_CPU).filter(|core| all.is_set(*core));
     first.take(all.count().div_ceil(2) as usize).for_each(|core| half.unset(core));
     sched_setaffinity(None, &half).ok().map(|()| HalfTheCores(all))
@@ -115,7 +115,7 @@ fn set_session_nice(nice: i32) -> bool {
     file.and_then(|mut file| file.write_all(nice.to_string().as_bytes())).is_ok()
 }
 
-/// Returns half the number of cores that this process may run on. The other half is for etcd.
+/// Returns half the number of cores that the calling thread may run on. The other half is for etcd.
 pub fn half_the_cores() -> usize {
     (std::thread::available_parallelism().map_or(1, NonZero::get) / 2).max(1)
 }
@@ -179,7 +179,7 @@ mod tests {
     fn threads_stay_off_half_of_the_cores_until_they_are_restored() {
         let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let cores = || sched_getaffinity(None).unwrap();
-        let all = cores();
+        let (all, workers) = (cores(), worker_threads());
         let Some(left) = leave_half_the_cores() else {
             println!("skipped: there is one core");
             return;
@@ -189,14 +189,14 @@ mod tests {
         let worker = std::thread::spawn(move || {
             begun.send(cores().count()).unwrap();
             std::thread::park();
-            cores().count()
+            (cores().count(), worker_threads())
         });
         assert_eq!(started.recv().unwrap(), all.count() / 2);
         drop(left);
         assert_eq!(cores(), all);
         restore_priority();
         worker.thread().unpark();
-        assert_eq!(worker.join().unwrap(), all.count());
+        assert_eq!(worker.join().unwrap(), (all.count(), workers));
     }
 
     #[test]

@@ -42,8 +42,8 @@ pub(in crate::store) trait Service: Debug + Send + Sync {
         NamesAndValues { query: Vec::new(), headers: headers.into_iter().collect() }
     }
 
-    /// Returns the parts of a query and the headers of a request that replaces the object `before`, or creates one. The
-    /// server must refuse it if the object has been replaced or created since.
+    /// Returns the parts of a query and the headers of a request that replaces the object `before`, or creates one. If the
+    /// object has been replaced or created since, the server refuses the request. Without an ETag there is no condition.
     fn write_condition(&self, before: Option<&Blob>) -> NamesAndValues {
         let header = match before {
             None => Some(("if-none-match", "*".to_owned())),

@@ -143,20 +143,44 @@ impl S3Upload<'_> {
     }
 }
 
-/// Sends a request that creates the object, or replaces the object `before`. A server that does not know that condition is
-/// asked without it. On such a server, only the check before it prevents overwriting.
+/// Sends a request that creates the object, or replaces the object `before`, unless another one has its name now. A server
+/// that does not know that condition gets the request without it.
 pub(super) fn send_if_unchanged(
     client: &Client,
     mut request: Request<'_>,
     before: Option<&Blob>,
 ) -> Result<Response> {
-    let without = request.headers.len();
-    request.headers.extend(client.service().write_condition(before).headers);
-    match client.send(&request) {
-        Err(error) if error.downcast_ref().is_some_and(RequestError::is_not_implemented) => {
-            request.headers.truncate(without);
-            client.send(&request)
+    let unconditional = request.headers.len();
+    let condition = client.service().write_condition(before).headers;
+    // Ceph compares the ETag with its quotes, and refuses every quoted one (`RGWPutObj_ObjStore_S3::get_params`).
+    let unquoted = condition.iter().map(|(name, value)| (*name, value.replace('"', ""))).collect();
+    let mut conditions = vec![condition, unquoted, Vec::new()];
+    conditions.dedup();
+    let mut conditions = conditions.into_iter();
+    loop {
+        request.headers.truncate(unconditional);
+        request.headers.extend(conditions.next().unwrap_or_default());
+        match client.send(&request) {
+            Err(error)
+                if conditions.len() > 0 && is_unknown_condition(client, &error, request.key, before)? => {}
+            response => return response,
         }
-        response => response,
+    }
+}
+
+/// Returns whether the server refused a request because it cannot compare the condition: it says so, or the object is still
+/// `before`.
+fn is_unknown_condition(
+    client: &Client,
+    error: &anyhow::Error,
+    key: &str,
+    before: Option<&Blob>,
+) -> Result<bool> {
+    match (error.downcast_ref::<RequestError>(), before) {
+        (Some(cause), _) if cause.is_not_implemented() => Ok(true),
+        (Some(cause), Some(before)) if cause.is_precondition_failed() => {
+            Ok(head(client, key)?.is_some_and(|now| now.blob.etag == before.etag))
+        }
+        _ => Ok(false),
     }
 }

@@ -36,9 +36,9 @@ impl Bench {
         let machine = if loops == 0 { String::new() } else { format!(", {loops} busy loops") };
         let names = ["idle", "during a snapshot", "during `etcdctl snapshot save`"];
         let row = |what: String| Row { what, limit: Limit::None, values: Vec::new() };
-        let mut p99s = names.map(|name| row(format!("p99 of a put {name}{machine}, ms")));
+        let mut p99s = names.map(|name| row(format!("p99 of a put, sent or delayed, {name}{machine}, ms")));
         let mut p99s_sent =
-            names.map(|name| row(format!("p99 of the puts that were sent {name}{machine}, ms")));
+            names.map(|name| row(format!("p99 of the puts that were sent, {name}{machine}, ms")));
         let mut longest = names.map(|name| row(format!("longest put {name}{machine}, ms")));
         let what = format!("p99 of a put during a snapshot / during a bare save{machine}");
         let mut ratio = Row { what, limit: Limit::AtMost(1.2), values: Vec::new() };
@@ -103,9 +103,9 @@ impl Latency {
     }
 }
 
-/// Returns how long the puts would have taken that the client did not send while it waited for one put of this time, at one
-/// put in each `period`. Otherwise one put that waits 2 s would count less than six that wait 0.3 s, although clients wait
-/// longer (HdrHistogram, "coordinated omission").
+/// While a client waits for a put that takes `time`, it cannot send the next ones. Returns how long these would have taken, at
+/// one put in each `period`. Without them, one put of 2 s would count less than six of 0.3 s ("coordinated omission", corrected
+/// as in HdrHistogram).
 fn missed_during(time: f64, period: f64) -> impl Iterator<Item = f64> {
     std::iter::successors(Some(time - period), move |rest| Some(rest - period))
         .take_while(move |rest| *rest >= period)

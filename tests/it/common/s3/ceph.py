@@ -61,11 +61,13 @@ class Ceph:
     def wait_with_store(self, child):
         """Runs the store, which the process `child` waits for, until `child` has ended. A store that asks the monitor before
         it has the map of monitors ends with "wrong fsid", and is started again."""
-        store = None
+        store, deadline = None, time.monotonic() + 120
         while child.poll() is None:
+            if time.monotonic() > deadline:
+                sys.exit(f"{child.args[0]} has not ended after 120 s; the store's status is {store.poll()}")
             if store is None or store.poll() is not None:
                 store = self.start(self.words("ceph-osd", "-i", "0", "-f"), self.environment)
-            time.sleep(0.1)
+            time.sleep(0.2)
         if child.returncode != 0:
             sys.exit(f"{child.args[0]} ended with status {child.returncode}")
 

@@ -48,8 +48,6 @@ pub enum Can {
     Encrypt,
     /// Buckets that are addressed by host name.
     HostNames,
-    /// `If-Match` in a request that replaces an object.
-    ReplaceIfUnchanged,
 }
 
 impl Can {
