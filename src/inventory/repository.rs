@@ -173,9 +173,7 @@ impl Repository {
             match self.store.replace_small(&name, blobs.record.as_ref(), &record.to_json()?) {
                 Err(error) if attempts < MAX_UPDATES && self.has_changed(&error) => {}
                 written => {
-                    let what =
-                        || format!("writing the record of {}, tried {attempts} times", entry.location());
-                    return written.with_context(what);
+                    return written.with_context(|| format!("writing the record of {}", entry.location()));
                 }
             }
         }
