@@ -202,9 +202,10 @@ impl<'a> Pipeline<'a> {
         let (send_digest, digest) = channel();
         let (ends_with_inspector, inspecting) = channel::<()>();
         let incoming = saved.clone();
-        // The threads that are started here inherit the cores of this one. etcdctl is started later, and may use all cores.
+        // Counted first, because a thread counts only the cores that it may use.
         let workers = priority::worker_threads();
-        // Before a restore, etcd is about to stop, and the operator waits.
+        // The threads that are started here inherit this. etcdctl is started later, and may use all cores. Before a restore, etcd
+        // is about to stop, and the operator waits.
         let leaves_cores = !self.is_small() && !self.request.before_restore;
         let _half = leaves_cores.then(priority::leave_half_the_cores).flatten();
         let packer = Packer {

@@ -102,8 +102,8 @@ pub trait BlobStore: Debug + Send + Sync {
     /// of the old or all of the new.
     ///
     /// # Errors
-    /// Fails if the store cannot write. If it has no locks, it also fails if the blob is no longer `before`: the scope of the
-    /// error is [`ErrorScope::Changed`], or [`ErrorScope::NotFound`] if the blob was deleted. A server that does not know
+    /// Fails if the store cannot write. A store without locks also fails if the blob has changed since `before` was read: the
+    /// scope of the error is [`ErrorScope::Changed`], or [`ErrorScope::NotFound`] if the blob was deleted. A server that does not know
     /// this condition replaces the blob anyway.
     fn replace_small(&self, name: &str, before: Option<&Blob>, bytes: &[u8]) -> Result<()>;
 

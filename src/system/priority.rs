@@ -53,13 +53,14 @@ pub fn restore_priority() {
     }
 }
 
-/// Keeps the calling thread off half of its cores until it is dropped. Threads that it starts meanwhile stay off them.
+/// Keeps the calling thread off half of its cores until this guard is dropped. Threads that it starts before then inherit
+/// this, and keep it until [`restore_priority`].
 #[derive(Debug)]
 #[must_use]
 pub struct HalfTheCores(CpuSet);
 
 /// Leaves half of the cores to others. A low priority alone is not enough: the kernel lets a thread run for some milliseconds
-/// before another one takes its core, and etcd's threads wait meanwhile. Returns `None` on a single core.
+/// before another one takes its core, and etcd's threads would wait for that long. Returns `None` on a single core.
 pub fn leave_half_the_cores() -> Option<HalfTheCores> {
     let all = sched_getaffinity(None).ok().filter(|all| all.count() > 1)?;
     let mut half = all;

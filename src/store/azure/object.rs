@@ -4,7 +4,7 @@ use crate::store::cloud::client::{Client, Response};
 use crate::store::cloud::error::RequestError;
 use crate::store::cloud::http::parse_date;
 use crate::store::cloud::object::{HeadHeaders, ObjectHead, outcome_of_failed_deletion};
-use crate::store::cloud::service::{Request, quoted};
+use crate::store::cloud::service::Request;
 use crate::store::{Blob, Deletion};
 use anyhow::Result;
 
@@ -42,10 +42,7 @@ fn lock_in(response: &Response) -> Option<String> {
 /// # Errors
 /// Fails if the server refuses, or if a lock keeps the blob: the cause is [`Locked`](crate::store::Locked).
 pub(super) fn delete(client: &Client, blob: &Blob) -> Result<Deletion> {
-    let headers = match blob.etag.as_str() {
-        "" => Vec::new(),
-        etag => vec![("if-match", quoted(etag))],
-    };
+    let headers = client.service().write_condition(Some(blob)).headers;
     let request = Request { method: "DELETE", key: &blob.name, headers, ..Request::default() };
     match client.send(&request) {
         Ok(response) => {

@@ -43,7 +43,7 @@ pub(in crate::store) trait Protocol: Debug + Send + Sync {
     /// Stores a small object in one request. It replaces the object `before`, or no object.
     ///
     /// # Errors
-    /// Fails if the server refuses, also because the object is no longer `before`.
+    /// Fails if the server refuses, for example because the object has changed since `before` was read.
     fn replace_small(&self, client: &Client, key: &str, before: Option<&Blob>, bytes: &[u8]) -> Result<()>;
 
     /// Deletes the object that was described, whose name is its key.

@@ -38,17 +38,15 @@ pub(in crate::store) trait Service: Debug + Send + Sync {
     /// Returns the parts of a query and the headers of a request that reads the object with this ETag. The server must
     /// refuse it if the object has been replaced.
     fn read_condition(&self, etag: &str) -> NamesAndValues {
-        let headers = (!etag.is_empty()).then(|| ("if-match", quoted(etag)));
-        NamesAndValues { query: Vec::new(), headers: headers.into_iter().collect() }
+        NamesAndValues { query: Vec::new(), headers: if_match(etag).into_iter().collect() }
     }
 
     /// Returns the parts of a query and the headers of a request that replaces the object `before`, or creates one. If the
-    /// object has been replaced or created since, the server refuses the request. Without an ETag there is no condition.
+    /// object has been replaced or created since, the server refuses the request. If the ETag is empty, the request is unconditional.
     fn write_condition(&self, before: Option<&Blob>) -> NamesAndValues {
         let header = match before {
             None => Some(("if-none-match", "*".to_owned())),
-            Some(before) if before.etag.is_empty() => None,
-            Some(before) => Some(("if-match", quoted(&before.etag))),
+            Some(before) => if_match(&before.etag),
         };
         NamesAndValues { query: Vec::new(), headers: header.into_iter().collect() }
     }
@@ -73,8 +71,13 @@ pub(in crate::store) struct Authorized {
     pub headers: Vec<(&'static str, String)>,
 }
 
+/// Returns the header `If-Match` for an ETag, unless it is empty.
+fn if_match(etag: &str) -> Option<(&'static str, String)> {
+    (!etag.is_empty()).then(|| ("if-match", quoted(etag)))
+}
+
 /// Returns an ETag in quotes, as `If-Match` requires it. Some servers list ETags without quotes.
-pub(in crate::store) fn quoted(etag: &str) -> String {
+fn quoted(etag: &str) -> String {
     let is_quoted = etag.trim_start_matches("W/").starts_with('"');
     if is_quoted { etag.to_owned() } else { format!("\"{etag}\"") }
 }

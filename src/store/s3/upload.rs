@@ -155,6 +155,7 @@ pub(super) fn send_if_unchanged(
     // Ceph compares the ETag with its quotes, and refuses every quoted one (`RGWPutObj_ObjStore_S3::get_params`).
     let unquoted = condition.iter().map(|(name, value)| (*name, value.replace('"', ""))).collect();
     let mut conditions = vec![condition, unquoted, Vec::new()];
+    // Without an ETag, the first two are the same.
     conditions.dedup();
     let mut conditions = conditions.into_iter();
     loop {
