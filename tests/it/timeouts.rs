@@ -12,7 +12,7 @@ use crate::broken_tools::{assert_all_gone, await_call};
 use crate::common::client::{Data, assert_same};
 use crate::common::command::{Out, Run};
 use crate::common::deadlines;
-use crate::common::world::{Version, World};
+use crate::common::world::{Setup, Version, World};
 use crate::restore::from;
 use crate::rollback::{NOTHING_CHANGED, next_step};
 use crate::snapshot::snapshot_again;
@@ -37,6 +37,22 @@ fn hung_etcd_before_a_snapshot_fails_it(version: Version) {
     out.failed_at("asking etcd for its status", "context deadline exceeded", &snapshot_again(world));
     fixture.assert_resumes();
     let _ = world.snapshot(&[&world.to_target()]).completed();
+}
+
+/// A login is a write. By default, etcdctl waits 2 s for it, and 5 s for an answer.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
+fn a_login_may_take_as_long_as_another_query(version: Version) {
+    let world = World::new(Setup { auth: true, ..Setup::plain(version) });
+    world.fill();
+    let tools = world.stand_in_tools();
+    tools.suspend_process("*endpoint status*", world.pid().unwrap());
+    let run = world.start_snapshot(&[&world.to_target()]);
+    await_call(&tools, "endpoint status", &run);
+    sleep(Duration::from_secs(3));
+    tools.remove_fault();
+    world.signal(Signal::SIGCONT);
+    let _ = run.finish_in(deadlines::question()).completed();
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
