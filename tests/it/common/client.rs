@@ -43,7 +43,7 @@ impl World {
             }
         }
         if self.setup().auth {
-            command.env("ETCDCTL_USER", format!("root:{PASSWORD}"));
+            command.env("ETCDCTL_USER", format!("root:{PASSWORD}")).env("ETCDCTL_DIAL_TIMEOUT", "10s");
         }
         command
     }

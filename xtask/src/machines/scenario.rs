@@ -62,6 +62,8 @@ pub fn enable_auth(machine: &mut Machine) -> Result<()> {
     );
     machine.set("ETCDCTL_USER", "root");
     machine.set("ETCDCTL_PASSWORD", "hunter2");
+    // etcd writes a login to its log, and several scenarios keep the disk busy. etcdctl would wait for 2 s.
+    machine.set("ETCDCTL_DIAL_TIMEOUT", "10s");
     Ok(())
 }
 
