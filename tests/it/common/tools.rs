@@ -20,7 +20,7 @@ impl Tools {
                 symlink(&script, dir.join(name)).unwrap();
             }
         }
-        fs::write(dir.join("real"), real.to_str().unwrap()).unwrap();
+        fs::write(dir.join("real"), format!("{}\n", real.display())).unwrap();
         fs::write(dir.join("calls"), "").unwrap();
         fs::write(dir.join("out"), "").unwrap();
         fs::write(dir.join("err"), "").unwrap();
