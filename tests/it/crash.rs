@@ -1,6 +1,7 @@
 //! A `restore` that is killed at any point leaves the complete old data or the complete new data. The next
 //! action, the next boot of etcd, or `restore --recover` then brings etcd back without manual work.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::thread::sleep;
@@ -13,6 +14,7 @@ use test_case::test_case;
 use crate::broken_tools::assert_all_gone;
 use crate::common::client::{Data, assert_same};
 use crate::common::command::{Out, Run};
+use crate::common::service::alive;
 use crate::common::tools::Tools;
 use crate::common::world::{Version, World};
 use crate::restore::from;
@@ -255,15 +257,20 @@ fn recovers_from_a_kill_at_any_moment(version: Version) {
 fn recovers_from_a_power_cut_at_any_moment(version: Version) {
     interrupt_at_any_moment(version, 12, &[Next::Boot, Next::RecoverAndBoot], |fixture, run| {
         let out = run.kill();
-        for pid in fixture.world.processes() {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
         let deadline = Instant::now() + Duration::from_secs(5);
-        while !fixture.world.processes().is_empty() {
+        let mut ending = BTreeSet::new();
+        // A process that ends has no arguments any more, and still holds its ports.
+        loop {
+            let running = fixture.world.processes();
+            running.iter().for_each(|pid| drop(kill(Pid::from_raw(*pid), Signal::SIGKILL)));
+            ending.extend(running);
+            ending.retain(|pid| alive(*pid));
+            if ending.is_empty() {
+                return out;
+            }
             assert!(Instant::now() < deadline);
             sleep(Duration::from_millis(2));
         }
-        out
     });
 }
 

@@ -138,7 +138,10 @@ impl World {
     }
 }
 
-/// Returns whether a process exists and is not a zombie.
+/// Returns whether a process exists, and one of its threads has not ended. The first thread may end before the others, which
+/// keep the ports.
 pub fn alive(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+    let ends = fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "));
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    threads > usize::from(ends)
 }
