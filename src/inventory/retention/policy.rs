@@ -300,14 +300,16 @@ fn conclude((reasons, entry): (Vec<String>, &&Entry)) -> Decision {
     }
 }
 
-/// Deletes the oldest archives of a group until the rest has the allowed size.
+/// Deletes the damaged archives of a group and then the oldest ones, until the rest has the allowed size.
 fn limit_size(entries: &[&Entry], policy: &Policy, group: &Group, decisions: &mut [Decision]) {
     let Some(max_size) = policy.max_size else { return };
     let newest = group.newest(entries);
     let all = group.all(entries).into_iter();
     let kept: Vec<usize> = all.filter(|index| matches!(decisions[*index], Decision::Keep(_))).collect();
     let mut total: u64 = kept.iter().map(|index| entries[*index].size).sum();
-    for index in kept.into_iter().rev() {
+    let (good, damaged): (Vec<_>, Vec<_>) =
+        kept.into_iter().rev().partition(|index| entries[*index].record.damage.is_none());
+    for index in damaged.into_iter().chain(good) {
         if total <= max_size {
             return;
         }

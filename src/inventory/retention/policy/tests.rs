@@ -172,6 +172,25 @@ fn damaged_archives_push_out_no_good_one() {
 }
 
 #[test]
+fn a_size_limit_deletes_damaged_archives_before_good_ones() {
+    let mut entries = [hours_ago(1), hours_ago(2), hours_ago(3), hours_ago(4), hours_ago(5)];
+    for at in [1, 2] {
+        entries[at].record.damage = Some(Damage::Trailer);
+    }
+    entries[2].record.pinned = true;
+    for rules in [Policy::default(), Policy { last: 9, ..Policy::default() }] {
+        let decisions = decide_ours(&entries, &Policy { max_size: Some(40), ..rules.clone() });
+        assert_eq!(decisions.iter().map(is_kept).collect::<Vec<_>>(), [true, false, true, true, true]);
+        let decisions = decide_ours(&entries, &Policy { max_size: Some(30), ..rules });
+        assert_eq!(decisions.iter().map(is_kept).collect::<Vec<_>>(), [true, false, true, true, false]);
+    }
+    // Also if no newer archive is verified.
+    entries[0].record.damage = Some(Damage::Trailer);
+    let decisions = decide_ours(&entries, &Policy { max_size: Some(30), last: 9, ..Policy::default() });
+    assert_eq!(decisions.iter().map(is_kept).collect::<Vec<_>>(), [false, false, true, true, true]);
+}
+
+#[test]
 fn every_cluster_keeps_its_own_newest_and_what_is_pinned() {
     let mut entries = [hours_ago(1), hours_ago(2), hours_ago(3), hours_ago(4)];
     entries[1].manifest.as_mut().unwrap().cluster_id = "c2".to_owned();
