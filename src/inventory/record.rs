@@ -55,10 +55,15 @@ impl ArchiveIdentity {
     }
 
     /// Returns whether this identified the archive that is now identified by `now`. If its manifest can no longer be read,
-    /// its size identifies it: the one that it has, or the one that it was `made` with.
-    pub fn is_of(&self, now: &Self, made: Option<u64>) -> bool {
+    /// its size identifies it: the one that it has, or the one that it was `made` with. The manifest of an encrypted archive is
+    /// in another file, which may be copied after it.
+    pub fn is_of(&self, now: &Self, made: Option<u64>, is_encrypted: bool) -> bool {
         let has_lost_manifest = self.db_sha256.is_some() && now.db_sha256.is_none();
-        self == now || has_lost_manifest && (self.size == now.size || Some(self.size) == made)
+        let has_new_sidecar = is_encrypted && self.db_sha256.is_none() && now.db_sha256.is_some();
+        let has_size = self.size == now.size;
+        self == now
+            || has_lost_manifest && (has_size || Some(self.size) == made)
+            || has_new_sidecar && has_size
     }
 }
 
@@ -110,6 +115,26 @@ pub fn archive_of(record_name: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_is_of_an_archive_whose_manifest_was_lost_or_came_later() {
+        let identity =
+            |size, hash: Option<&str>| ArchiveIdentity { size, db_sha256: hash.map(str::to_owned) };
+        let (whole, without) = (identity(7, Some("ab")), identity(7, None));
+        for (recorded, now, made, is_encrypted, expected) in [
+            (&whole, &whole, None, false, true),
+            (&whole, &identity(7, Some("cd")), None, true, false),
+            (&whole, &without, None, false, true),
+            (&whole, &identity(5, None), None, false, false),
+            (&whole, &identity(5, None), Some(7), false, true),
+            (&without, &whole, None, true, true),
+            (&without, &whole, None, false, false),
+            (&identity(5, None), &whole, None, true, false),
+        ] {
+            let is_of = recorded.is_of(now, made, is_encrypted);
+            assert_eq!(is_of, expected, "{recorded:?} {now:?} {made:?} {is_encrypted}");
+        }
+    }
 
     #[test]
     fn a_record_reads_back_unless_a_newer_version_wrote_it() {

@@ -320,7 +320,8 @@ impl Repository {
         let record = match self.read_record(record)? {
             // The record of an earlier archive with this name does not apply to this one.
             Ok(record) => {
-                record.filter(|record| record.identity.is_of(&identity, made.as_ref().map(|made| made.size)))
+                let made = made.as_ref().map(|made| made.size);
+                record.filter(|record| record.identity.is_of(&identity, made, is_encrypted))
             }
             Err(reason) => {
                 unreadable = Some(format!("its record cannot be read: {reason}"));

@@ -27,7 +27,7 @@ use crate::system::durable::Dir;
 use crate::system::{interrupt, random};
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 /// The data directory of the temporary etcd.
 const DRILL: &str = "drill";
@@ -66,37 +66,54 @@ pub fn verify(
 ) -> Result<VerifyOutcome> {
     let stage = WorkDir::create(work)?;
     progress(Progress::Step(&format!("verifying {}", snapshot.selector())));
-    let verdict =
-        examine(snapshot, site, stage.dir(), options, progress)?.after(snapshot.entry.record.damage.as_ref());
-    let record_error = record(snapshot, &verdict, options.now).err();
-    Ok(VerifyOutcome { verdict, record_error })
+    let found = examine(snapshot, site, stage.dir(), options, progress)?;
+    Ok(match record(snapshot, &found, options.now) {
+        Ok(verdict) => VerifyOutcome { verdict, record_error: None },
+        Err(error) => {
+            let verdict = found.after(snapshot.entry.record.damage.as_ref());
+            VerifyOutcome { verdict, record_error: Some(error) }
+        }
+    })
 }
 
-/// Records a verdict.
-fn record(snapshot: &StoredSnapshot, verdict: &Verdict, now: Timestamp) -> Result<()> {
+/// Records what a check found. Returns the verdict, which depends on the damage that is on record now: during a long check,
+/// another process may have found or refuted damage.
+fn record(snapshot: &StoredSnapshot, found: &Verdict, now: Timestamp) -> Result<Verdict> {
     let StoredSnapshot { repository, entry } = snapshot;
+    let is_recorded = match found {
+        Verdict::Verified(_) => true,
+        Verdict::Intact(_) => entry.record.damage.is_some(),
+        Verdict::Damaged(_) => entry.is_ours(),
+    };
+    if !is_recorded {
+        return Ok(found.clone());
+    }
+    // Whole seconds, as in the manifest.
+    let now = Timestamp::from_second(now.as_second())?;
+    let verdict = RefCell::new(found.clone());
+    repository.update_record(entry, &|record| {
+        let after = found.clone().after(record.damage.as_ref());
+        add_verdict(record, entry, &after, now);
+        verdict.replace(after);
+    })?;
+    Ok(verdict.into_inner())
+}
+
+/// Adds a verdict to the record of an archive.
+fn add_verdict(record: &mut Record, entry: &Entry, verdict: &Verdict, now: Timestamp) {
     match verdict {
         Verdict::Verified(verified) => {
-            let Verified { contents, drilled } = &**verified;
-            // Whole seconds, as in the manifest.
-            let now = Timestamp::from_second(now.as_second())?;
-            repository.update_record(entry, &|record| {
-                record.identity = identity(entry, record);
-                record.sha256 = Some(contents.sha256.clone());
-                record.verified = Some(now);
-                record.damage = None;
-                record.drilled = drilled.map_or(record.drilled, |_| Some(now));
-            })
+            record.identity = identity(entry, record);
+            record.sha256 = Some(verified.contents.sha256.clone());
+            record.verified = Some(now);
+            record.damage = None;
+            record.drilled = verified.drilled.map_or(record.drilled, |_| Some(now));
         }
-        // A check refuted the damage that was found earlier.
-        Verdict::Intact(_) if entry.record.damage.is_some() => repository.update_record(entry, &|record| {
+        Verdict::Intact(_) => {
             record.identity = identity(entry, record);
             record.damage = None;
-        }),
-        Verdict::Damaged(damage) if entry.is_ours() => {
-            repository.update_record(entry, &|record| record.damage = Some(damage.clone()))
         }
-        Verdict::Intact(_) | Verdict::Damaged(_) => Ok(()),
+        Verdict::Damaged(damage) => record.damage = Some(damage.clone()),
     }
 }
 
@@ -379,6 +396,33 @@ mod tests {
     impl Read for BrokenConnection {
         fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
             Err(io::Error::other("connection reset by peer"))
+        }
+    }
+
+    #[test]
+    fn a_verdict_counts_the_damage_that_is_on_record_when_the_check_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        #[expect(clippy::disallowed_methods, reason = "the test lays out a directory in files")]
+        std::fs::write(dir.path().join("a.db"), "1").unwrap();
+        let repository = Rc::new(Repository::open_directory(dir.path()).unwrap().unwrap());
+        let entry = || repository.entries().unwrap().remove(0);
+        let set = |damage: &Option<Damage>| {
+            repository.update_record(&entry(), &|record| record.damage = damage.clone()).unwrap();
+        };
+        let intact = Verdict::Intact(Intact {
+            missing: Missing::Trailer,
+            sha256: "ab".to_owned(),
+            recorded: Vec::new(),
+        });
+        let drill = Some(Damage::Drill { detail: "other keys".to_owned() });
+        for (listed, now) in [(Some(Damage::Trailer), drill.clone()), (drill, None)] {
+            set(&listed);
+            let snapshot = StoredSnapshot { repository: Rc::clone(&repository), entry: entry() };
+            // Another process records the result of a drill during the check.
+            set(&now);
+            let verdict = record(&snapshot, &intact, Timestamp::UNIX_EPOCH).unwrap();
+            assert_eq!(matches!(verdict, Verdict::Damaged(_)), now.is_some(), "{verdict:?}");
+            assert_eq!(entry().record.damage, now);
         }
     }
 

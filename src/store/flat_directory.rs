@@ -209,9 +209,13 @@ impl BlobStore for FlatDirectory {
         }
     }
 
-    /// The caller holds the lock of the folder, so that no other process replaces the blob.
-    fn replace_small(&self, name: &str, _before: Option<&Blob>, bytes: &[u8]) -> Result<()> {
+    /// The caller holds the lock of the folder. On NFS, it keeps out only the processes of this machine.
+    fn replace_small(&self, name: &str, before: Option<&Blob>, bytes: &[u8]) -> Result<()> {
         ensure!(is_plain(name), "{name} is not the name of a file in {}", self.url);
+        let now = self.head(name)?;
+        if now.map(|now| now.etag) != before.map(|before| before.etag.clone()) {
+            bail!(Replaced);
+        }
         self.dir.replace_for(name, bytes, PRIVATE, Some(self.owner))
     }
 

@@ -66,8 +66,12 @@ fn a_file_that_was_replaced_is_neither_read_nor_deleted() {
 fn a_small_file_is_replaced_and_deleted_by_name() {
     let (dir, store) = store();
     for text in ["one", "two"] {
-        store.replace_small("a.json", None, text.as_bytes()).unwrap();
+        let before = store.head("a.json").unwrap();
+        store.replace_small("a.json", before.as_ref(), text.as_bytes()).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("a.json")).unwrap(), text);
+        // Another machine with the same file system has read it before.
+        let error = store.replace_small("a.json", before.as_ref(), b"three").unwrap_err();
+        assert_eq!(store.error_scope(&error), ErrorScope::Changed);
     }
     store.delete_small("a.json").unwrap();
     store.delete_small("a.json").unwrap();
