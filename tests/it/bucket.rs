@@ -450,7 +450,8 @@ fn a_locked_bucket_accepts_archives_and_refuses_deletion() {
         return;
     }
     let server = Server::new(&["backups-locked"]);
-    let mut description = described(server.port, "");
+    let faults = Faults::before(server.port);
+    let mut description = described(faults.port, "");
     description.bucket = "backups-locked".to_owned();
     let bucket = opened(&description, &key(&server.access_key, SECRET));
     for (name, size) in [("c/m/a.tar.gz", MIB), ("c/m/b.tar.gz", 9 * MIB)] {
@@ -474,6 +475,10 @@ fn a_locked_bucket_accepts_archives_and_refuses_deletion() {
     }
     // Archives that cannot be deleted are not hidden either: they can still be restored.
     assert_eq!(bucket.entries().unwrap().len(), 2);
+    // Amazon refuses every object without this header in such a bucket. These servers do not.
+    bucket.update_record(&entries[0], &|record| record.pinned = true).unwrap();
+    let puts = faults.seen("PUT", "");
+    assert!(puts.len() >= 4 && puts == faults.seen("PUT", "content-md5: "), "{puts:#?}");
 }
 
 /// Returns a bucket that keeps versions and contains an archive, with its server and a proxy for faults.

@@ -5,6 +5,7 @@
 
 use crate::error::Refusal;
 use crate::store::cloud::client::{Client, Response};
+use crate::store::cloud::parts::md5_of;
 use crate::store::cloud::service::Request;
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -88,7 +89,8 @@ impl RequestedEncryption {
     /// Stores a small object next to `key` with the same headers, and returns the server's report for it.
     fn probe(&self, client: &Client, key: &str) -> Result<ReportedEncryption> {
         let probe = format!("{key}{PROBE_SUFFIX}");
-        let (headers, body) = (self.headers().collect(), b"whether this server encrypts\n");
+        let body = b"whether this server encrypts\n";
+        let headers = self.headers().chain([("content-md5", md5_of(body))]).collect();
         client.send(&Request { method: "PUT", key: &probe, headers, body, ..Request::default() })?;
         let head = client.send(&Request { method: "HEAD", key: &probe, ..Request::default() });
         let version = head.as_ref().map(|head| head.header("x-amz-version-id")).unwrap_or_default();

@@ -14,6 +14,7 @@ use crate::progress::Sink;
 use crate::store::cloud::bucket::Bucket;
 use crate::store::cloud::client::Client;
 use crate::store::cloud::object::ObjectHead;
+use crate::store::cloud::parts::md5_of;
 use crate::store::cloud::protocol::{Protocol, Upload, take_back};
 use crate::store::cloud::service::Request;
 use crate::store::cloud_environment::CloudEnvironment;
@@ -85,7 +86,8 @@ impl Protocol for S3Protocol {
     }
 
     fn replace_small(&self, client: &Client, key: &str, before: Option<&Blob>, bytes: &[u8]) -> Result<()> {
-        let headers = self.encryption.iter().flat_map(RequestedEncryption::headers).collect();
+        let mut headers: Vec<_> = self.encryption.iter().flat_map(RequestedEncryption::headers).collect();
+        headers.push(("content-md5", md5_of(bytes)));
         let request = Request { method: "PUT", key, headers, body: bytes, ..Request::default() };
         send_if_unchanged(client, request, before).map(|_| ())
     }
