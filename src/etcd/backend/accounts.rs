@@ -7,6 +7,9 @@ use super::Backend;
 use crate::etcd::protobuf::{Malformed, MessageFields};
 use anyhow::{Context, Result};
 
+/// The most bytes of a bucket that is held in memory: users, roles, alarms or members.
+const MAX_HELD: usize = 8 << 20;
+
 /// A user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
@@ -34,6 +37,21 @@ pub struct Alarm {
     pub name: String,
 }
 
+/// The number of bytes that further records of a bucket may have.
+pub(super) struct Room(usize);
+
+impl Room {
+    /// The room of a bucket that is held in memory.
+    pub const HELD: Self = Self(MAX_HELD);
+
+    /// Takes the room of a record. Fails if the bucket is larger, which does not prove damage.
+    pub fn take(&mut self, bucket: &str, key: &[u8], value: &[u8]) -> Result<()> {
+        let left = self.0.checked_sub(key.len() + value.len());
+        self.0 = left.with_context(|| format!("bucket `{bucket}` is too large to be held in memory"))?;
+        Ok(())
+    }
+}
+
 impl Backend {
     /// Returns the users, sorted by name.
     ///
@@ -41,7 +59,7 @@ impl Backend {
     /// Fails if the file cannot be read or is corrupt.
     pub fn users(&self) -> Result<Vec<User>> {
         let mut users = Vec::new();
-        self.for_each("authUsers", |name, record| {
+        self.for_each("authUsers", Room::HELD, |name, record| {
             let mut roles = Vec::new();
             for field in MessageFields::new(record) {
                 if let (3, role) = field? {
@@ -60,7 +78,7 @@ impl Backend {
     /// Fails if the file cannot be read or is corrupt.
     pub fn roles(&self) -> Result<Vec<Vec<u8>>> {
         let mut roles = Vec::new();
-        self.for_each("authRoles", |name, _| {
+        self.for_each("authRoles", Room::HELD, |name, _| {
             roles.push(name.to_vec());
             Ok(())
         })?;
@@ -73,7 +91,7 @@ impl Backend {
     /// Fails if the file cannot be read or is corrupt.
     pub fn leases(&self) -> Result<Leases> {
         let mut leases = Leases::default();
-        self.for_each("lease", |_, record| {
+        self.for_each("lease", Room(usize::MAX), |_, record| {
             let mut ttl = 0;
             for field in MessageFields::new(record) {
                 if let (2, value) = field? {
@@ -95,7 +113,7 @@ impl Backend {
     pub fn alarms(&self) -> Result<Vec<Alarm>> {
         let mut alarms = Vec::new();
         // The alarm is the key of the record.
-        self.for_each("alarm", |alarm, _| {
+        self.for_each("alarm", Room::HELD, |alarm, _| {
             let (mut member, mut kind) = (0, 0);
             for field in MessageFields::new(alarm) {
                 match field? {
@@ -119,10 +137,12 @@ impl Backend {
     fn for_each(
         &self,
         bucket: &str,
+        mut room: Room,
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<(), Malformed>,
     ) -> Result<()> {
         let Some(mut records) = self.records(bucket)? else { return Ok(()) };
         while let Some((key, record)) = records.next()? {
+            room.take(bucket, key, record)?;
             visit(key, record)
                 .with_context(|| format!("bucket `{bucket}`"))
                 .with_context(|| self.context())?;

@@ -3,6 +3,7 @@
 //! Owns the names of etcd's buckets and keys and the shape of their values (etcd `server/storage/schema`, in
 //! 3.5 `server/mvcc/buckets`, in 3.4 the packages themselves; all alike). Must never make decisions from these facts.
 
+use super::accounts::Room;
 use super::{Backend, Records};
 use crate::etcd::member::Member;
 use crate::etcd::versions::{DataVersions, Minor, Version};
@@ -67,7 +68,9 @@ impl Backend {
         let Some(mut records) = self.walk(MEMBERS)? else {
             return Ok(members);
         };
+        let mut room = Room::HELD;
         while let Some((key, value)) = records.record()? {
+            room.take(MEMBERS, key, value)?;
             let id = member_id(key).context("bucket `members`")?;
             // The errors of serde may quote the value.
             let member = serde_json::from_slice::<Member>(value).ok();

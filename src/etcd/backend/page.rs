@@ -64,6 +64,13 @@ pub(super) struct Slot {
     end: usize,
 }
 
+impl Slot {
+    /// Returns the size of the key and the value in bytes.
+    pub fn size(self) -> u64 {
+        self.end.saturating_sub(self.key) as u64
+    }
+}
+
 /// A branch or leaf page with its overflow.
 #[derive(Debug)]
 pub(super) struct TreePage {

@@ -1,7 +1,8 @@
 //! Iterates over the records of a bucket in key order.
 //!
 //! Only the pages on the path from the root to one leaf are held. Must always terminate: a tree is not deeper than
-//! [`MAX_DEPTH`], has at most as many pages as the file, and has ascending keys.
+//! [`MAX_DEPTH`], has at most as many pages as the file, and has ascending keys. Its elements do not overlap, so together
+//! they are not larger than the file.
 
 use super::Backend;
 use super::page::{PageKind, Slot, TreePage, describe_page};
@@ -93,6 +94,8 @@ pub(super) struct Cursor<'a> {
     depth: usize,
     /// The number of pages that may still be visited.
     budget: u64,
+    /// The number of bytes that further elements may have.
+    bytes: u64,
     /// The set to which visited pages are added.
     seen: Option<&'a PageSet>,
     /// The last key of the previous leaf. It is empty at first, and so lower than any key.
@@ -121,7 +124,8 @@ impl<'a> Cursor<'a> {
 
     fn begin(backend: &'a Backend, root: Root, seen: Option<&'a PageSet>) -> Result<Self> {
         let (levels, before) = (Vec::new(), Vec::new());
-        let mut cursor = Self { backend, levels, depth: 0, budget: backend.pages, seen, before };
+        let (budget, bytes) = (backend.pages, backend.size());
+        let mut cursor = Self { backend, levels, depth: 0, budget, bytes, seen, before };
         match root {
             Root::Tree(id) => cursor.descend(id)?,
             Root::Inline(page) => {
@@ -136,6 +140,14 @@ impl<'a> Cursor<'a> {
         let Some(slot) = self.advance()? else {
             return Ok(None);
         };
+        let PathLevel { id, .. } = self.top().context("the cursor has left the tree")?;
+        let bytes = self.bytes.checked_sub(slot.size()).with_context(|| {
+            format!(
+                "{}: the elements of the tree are larger than the file, so some overlap",
+                describe_page(*id)
+            )
+        })?;
+        self.bytes = bytes;
         let page = &self.top().context("the cursor has left the tree")?.page;
         Ok(Some(Element { is_bucket: slot.is_bucket, key: page.key(slot)?, value: page.value(slot)? }))
     }

@@ -14,6 +14,7 @@ fn reports_the_fault_and_its_page() {
     outside[16 + 12..16 + 16].copy_from_slice(&u32::MAX.to_le_bytes());
     let endless = [header(3, 0x02, 0, 1 << 30), vec![]].concat();
     let crowded = header(3, 0x02, 65535, 0);
+    let overlapping = overlapping_leaf(3, 40);
     let cases: &[(&str, NamedTempFile, &str)] = &[
         ("a loop", file(&[to_itself]), "page 3: the tree has more pages than the file"),
         ("a deep tree", file(&deep), "page 35: the tree is deeper than 32 pages"),
@@ -32,6 +33,11 @@ fn reports_the_fault_and_its_page() {
             "a long overflow",
             file(&[endless]),
             "page 3: it claims 1073741824 pages of overflow, but at most 0",
+        ),
+        (
+            "overlapping values",
+            file(&[overlapping]),
+            "page 3: the elements of the tree are larger than the file",
         ),
         ("a high count", file(&[crowded]), "page 3: it claims 65535 elements"),
         ("no revision", file(&[leaf(3, &[(0, b"foo", b"")])]), "the key `foo` is not a revision"),
@@ -54,6 +60,21 @@ fn reports_the_fault_and_its_page() {
         assert!(error.contains(what), "{name}: {error}");
         assert!(error.matches("reading etcd's backend /").count() == 1, "{name}: {error}");
     }
+}
+
+/// A leaf with `count` values that all reach to the end of the page.
+fn overlapping_leaf(id: u64, count: u64) -> Vec<u8> {
+    let keys: Vec<Vec<u8>> = (0..count).map(|main| revision(main, 0)).collect();
+    let elements: Vec<(u32, &[u8], &[u8])> = keys.iter().map(|key| (0, &**key, &b""[..])).collect();
+    let mut page = leaf(id, &elements);
+    page.resize(PAGE, 0);
+    for element in (16..).step_by(16).take(keys.len()) {
+        let number = |at: usize| u32::from_le_bytes(page[at..at + 4].try_into().unwrap()) as usize;
+        let value = element + number(element + 4) + number(element + 8);
+        let length = u32::try_from(PAGE - value).unwrap();
+        page[element + 12..element + 16].copy_from_slice(&length.to_le_bytes());
+    }
+    page
 }
 
 #[test]
