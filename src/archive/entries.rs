@@ -17,8 +17,8 @@ const MAX_ENTRIES: usize = 32;
 const MAX_NAME_LENGTH: usize = 1024;
 /// The largest manifest in bytes. Ours have less than a kilobyte.
 const MAX_MANIFEST_SIZE: u64 = 64 << 10;
-/// All mode bits except those of owner, group and others: setuid, setgid, sticky.
-const SPECIAL_BITS: u32 = !0o777;
+/// The mode bits setuid, setgid and sticky. Some programs write the type of the file into higher bits.
+const SPECIAL_BITS: u32 = 0o7000;
 
 impl Unpacking<'_> {
     /// Reads all entries, and returns the manifest and the files.

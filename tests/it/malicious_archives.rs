@@ -233,7 +233,7 @@ fn refuses_tar_features_that_it_does_not_support() {
         let reasons = ["contains \"db", "a PAX header with \"", "contains \"../../", "with two sizes"];
         fixture.refuses_cheaply(what, &packed(&[extension, file("db", db)]), &reasons);
     }
-    for mode in [0o4755, 0o2755, 0o1777] {
+    for mode in [0o4755, 0o2755, 0o1777, 0o104_755] {
         let special = Entry { mode, ..file("db", db) };
         fixture.refuses_cheaply(&format!("mode {mode:o}"), &packed(&[special]), &["mode"]);
     }
@@ -245,6 +245,16 @@ fn record(key: &str, value: &str) -> String {
     let rest = format!(" {key}={value}\n");
     let length = (rest.len()..).find(|length| length.to_string().len() + rest.len() == *length).unwrap();
     format!("{length}{rest}")
+}
+
+/// Some programs write the type of a file into the mode as well.
+#[test]
+fn accepts_the_type_of_a_file_in_its_mode() {
+    let fixture = Fixture::new(Version::V35);
+    let path = fixture.world.path("typed.tar.gz");
+    fs::write(&path, packed(&[Entry { mode: 0o100_600, ..file("db", &fixture.db) }])).unwrap();
+    let words = [&*from(&path), &*fixture.world.to_target(), "plan=true", "allow-foreign=true"];
+    let _ = fixture.world.restore(&words).completed();
 }
 
 #[test]
