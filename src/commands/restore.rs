@@ -3,8 +3,9 @@
 use super::Call;
 use super::archive::Archive;
 use crate::error::{ActionError, Failure, Refusal, Subcommand, quoted};
+use crate::etcd::site::Site;
 use crate::juju::Resource;
-use crate::restore::{self, BackupMethod, Bump, Plan, Report, Source};
+use crate::restore::{self, BackupMethod, Bump, Plan, Report, Source, recover_command};
 use crate::store::trusted_path::archive_owner;
 use anyhow::Result;
 use serde::Serialize;
@@ -172,6 +173,9 @@ fn recover(call: &Call<'_>, site: Option<&str>, outcome: &mut Outcome) -> Result
 fn restore(call: &Call<'_>, options: &Options, outcome: &mut Outcome) -> Result<(), ActionError> {
     let request = request(call, options)?;
     let site = super::site(call, options.site.as_deref())?;
+    if options.site.is_none() && !site.is_from_site_file {
+        check_only_etcd(call, &site)?;
+    }
     let said = (!request.plan_only).then(|| call.maintenance("restoring a snapshot")).flatten();
     let data = restore::open_data_dir(&site)?;
     if request.plan_only {
@@ -188,7 +192,26 @@ fn restore(call: &Call<'_>, options: &Options, outcome: &mut Outcome) -> Result<
     }
     add(&report, &request, outcome);
     outcome.notes.extend(describe_included(&report, &request.source, options.identity_file.as_deref()));
-    all_are_back(&report)
+    all_are_back(&report, &site)
+}
+
+/// Refuses to choose the etcd that runs if another one of this machine does not run: that one may need the restore.
+fn check_only_etcd(call: &Call<'_>, site: &Site) -> Result<(), Refusal> {
+    let others = site.stopped_others();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let running = call.typed.clone().option("site", site.data_dir.as_os_str());
+    Err(Refusal::new(
+        format!(
+            "{} runs, and this machine has another etcd that does not run: {}",
+            site.description,
+            others.join("; ")
+        ),
+        format!(
+            "to restore the one that runs: {running}; to restore another one, give its data directory as site"
+        ),
+    ))
 }
 
 /// Describes the included files of the snapshot, which a restore never puts in place.
@@ -206,7 +229,7 @@ fn describe_included(report: &Report, source: &Source, identity_file: Option<&Pa
 }
 
 /// Fails if processes that depend on etcd are still stopped, even though etcd serves the restored data.
-fn all_are_back(report: &Report) -> Result<(), ActionError> {
+fn all_are_back(report: &Report, site: &Site) -> Result<(), ActionError> {
     let kept_away = report.outcome.as_ref().and_then(|outcome| outcome.exchanged.release_error.clone());
     kept_away.map_or(Ok(()), |why| {
         Err(ActionError::Failed(Failure {
@@ -214,7 +237,7 @@ fn all_are_back(report: &Report) -> Result<(), ActionError> {
             state: "etcd is serving the restored, verified data, but processes that were stopped with it are not \
                     running"
                 .to_owned(),
-            next: Subcommand::new("restore").flag("recover").to_string(),
+            next: recover_command(site).to_string(),
         }))
     })
 }

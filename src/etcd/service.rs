@@ -6,7 +6,7 @@ mod systemd_unit;
 use super::known_messages::recognize;
 use super::paths::SITE_FILE;
 use super::timeouts;
-use crate::error::Refusal;
+use crate::error::{Refusal, quoted};
 use crate::system::owner::Owner;
 use crate::system::process::{Program, program_path};
 use crate::system::trust;
@@ -191,10 +191,10 @@ impl Service {
     /// Returns the command for `verb`, one of `start`, `stop`, `status` and, for systemd, `restart`.
     fn command(&self, verb: &str) -> String {
         match self {
-            Self::Systemd { systemd } => format!("systemctl {verb} {systemd}"),
+            Self::Systemd { systemd } => format!("systemctl {verb} {}", quoted(systemd.as_ref())),
             Self::Commands { start, stop } => match verb {
-                "start" => start.join(" "),
-                "stop" => stop.join(" "),
+                "start" => typed(start),
+                "stop" => typed(stop),
                 _ => supervisor_status(start),
             },
             Self::StaticPod { manifest } => {
@@ -280,6 +280,11 @@ impl Service {
         Program::new(program).args(args).deadline(SUPERVISOR_MARGIN + timeouts::for_database(bytes)).run()?;
         Ok(())
     }
+}
+
+/// Returns a command as it can be typed in a shell.
+fn typed(words: &[String]) -> String {
+    words.iter().map(|word| quoted(word.as_ref())).collect::<Vec<_>>().join(" ")
 }
 
 /// Returns the command that shows what the supervisor behind a start command knows about etcd; for an unknown one, that

@@ -21,6 +21,7 @@ mod warnings;
 
 pub use decide::describe_member;
 pub use plan::{BackupMethod, Plan};
+pub use refusals::recover_command;
 pub use report::{Outcome, Report};
 pub use request::{Bump, Request, Source};
 pub use source::{check_can_decrypt, unpack};
@@ -42,7 +43,7 @@ use existing::ExistingData;
 use facts::Facts;
 use plan::Identity;
 use prepare::Preparation;
-use refusals::{Obstacle, recover_command};
+use refusals::Obstacle;
 use stage::Stage;
 use unpacked::Snapshot;
 use versions::Versions;
@@ -75,7 +76,7 @@ pub fn recover(site: &Site, data: &DataDir, report: Sink<'_>) -> Result<Option<R
     let backup_target = exchange::recorded_backup_target(data);
     let recovered = exchange::recover(site, data).map_err(|error| {
         let state = format!("an interrupted restore is still unfinished in {}", site.data_dir.display());
-        let next = format!("{}, then {}", next_step(site, &error), recover_command());
+        let next = format!("{}, then {}", next_step(site, &error), recover_command(site));
         ActionError::from_error(error, state, next)
     })?;
     if let Some(target) = backup_target.ok().flatten() {
@@ -96,7 +97,11 @@ pub fn check_can_plan(site: &Site, data: &DataDir) -> Result<(), ActionError> {
     let is_unfinished = exchange::has_journal(data).map_err(|error| {
         ActionError::from_error(error, "nothing was changed", site.service.status_command())
     })?;
-    if is_unfinished { Err(ActionError::Refused(Obstacle::UnfinishedRestore.into())) } else { Ok(()) }
+    if is_unfinished {
+        let recover = recover_command(site);
+        return Err(ActionError::Refused(Obstacle::UnfinishedRestore { recover }.into()));
+    }
+    Ok(())
 }
 
 /// Restores a snapshot, or with `plan_only` only reports the plan. The data must have been [recovered](recover).
@@ -118,7 +123,7 @@ fn describe_failure(error: anyhow::Error, site: &Site, request: &Request) -> Act
         );
         let next = format!(
             "{correct}, then {}; to start etcd until then: `{}`",
-            recover_command(),
+            recover_command(site),
             site.service.start_command()
         );
         return ActionError::from_error(error, state, next);

@@ -1,13 +1,14 @@
 //! The obstacles to a restore as data, and the one place that words them as refusals.
 
 use crate::archive::human_size;
-use crate::error::{Refusal, Subcommand};
+use crate::error::{Refusal, Subcommand, quoted};
+use crate::etcd::site::Site;
 use crate::etcd::versions::{Minor, versions_that_bump};
 use std::path::{Path, PathBuf};
 
-/// Returns the command that completes or rolls back an interrupted restore.
-pub(super) fn recover_command() -> Subcommand {
-    Subcommand::new("restore").flag("recover")
+/// Returns the command that completes or rolls back an interrupted restore of `site`.
+pub fn recover_command(site: &Site) -> Subcommand {
+    Subcommand::new("restore").flag("recover").option_if_some("site", site.choice.as_ref())
 }
 
 /// An obstacle to a restore.
@@ -21,13 +22,18 @@ pub enum Obstacle {
         max: i64,
     },
     /// A plan must not change anything, but an earlier restore has to be completed or rolled back first.
-    UnfinishedRestore,
+    UnfinishedRestore {
+        /// The command that does it.
+        recover: Subcommand,
+    },
     /// etcd keeps its write-ahead log outside of its data directory.
     SeparateLog {
         /// The directory of the log.
         log: PathBuf,
         /// The data directory.
         data: PathBuf,
+        /// Whether it has an older log, which etcd does not use.
+        has_old_log: bool,
         /// The command that stops etcd.
         stop: String,
         /// The command that starts etcd.
@@ -77,6 +83,13 @@ pub enum Obstacle {
     OfAnotherEtcd {
         /// The data directory.
         data_dir: String,
+    },
+    /// The member has no data, and its configuration names other members.
+    EmptyMember {
+        /// The data directory.
+        data_dir: String,
+        /// The names of the other members.
+        others: Vec<String>,
     },
     /// The only member is a learner.
     OnlyLearner {
@@ -243,7 +256,7 @@ impl Obstacle {
     fn reason(&self) -> String {
         match self {
             Self::BumpNotUnderstood { given, .. } => format!("bump-revision={given} is not a valid value"),
-            Self::UnfinishedRestore => {
+            Self::UnfinishedRestore { .. } => {
                 "an interrupted restore must be completed or rolled back first, and a plan does not \
                  change any data"
                     .to_owned()
@@ -277,6 +290,11 @@ impl Obstacle {
             Self::OfAnotherEtcd { data_dir } => {
                 format!("an etcd answers at the endpoint, but no process has {data_dir} open")
             }
+            Self::EmptyMember { data_dir, others } => format!(
+                "{data_dir} has no data, and etcd's configuration names other members (initial-cluster): {}; if they \
+                 serve, a restored etcd here would be a second cluster",
+                others.join(", ")
+            ),
             Self::OnlyLearner { member } => format!("the only member, {member}, is a learner"),
             Self::NotStarted { .. } => "the only member has not started yet".to_owned(),
             Self::NoMembers => {
@@ -352,8 +370,10 @@ impl Obstacle {
     fn next(&self) -> String {
         match self {
             Self::BumpNotUnderstood { max, .. } => format!("give auto, off, or a number from 1 to {max}"),
-            Self::UnfinishedRestore => recover_command().to_string(),
-            Self::SeparateLog { log, data, stop, start } => move_log(log, data, stop, start),
+            Self::UnfinishedRestore { recover } => recover.to_string(),
+            Self::SeparateLog { log, data, has_old_log, stop, start } => {
+                move_log(log, data, *has_old_log, (stop, start))
+            }
             Self::ConfigurationChanged { .. } => {
                 "correct the configuration, restart etcd, and restore again".to_owned()
             }
@@ -364,8 +384,8 @@ impl Obstacle {
                 "correct that; or stop etcd ({stop}) and restore again, which then reads the files of etcd"
             ),
             Self::DamagedData { data_dir, .. } => format!(
-                "if you have no better copy of this data: mv {data_dir}/member {data_dir}/member.broken, and restore \
-                 again"
+                "if this etcd is the only member and you have no better copy of this data: mv {data_dir}/member \
+                 {data_dir}/member.broken, and restore again"
             ),
             Self::DataNotReadable { start, .. } => {
                 format!("start etcd ({start}), read its log if it does not start, and restore again")
@@ -376,6 +396,10 @@ impl Obstacle {
                  stop etcd first"
                     .to_owned()
             }
+            Self::EmptyMember { .. } => "if the other members serve, remove this one with `etcdctl member remove` on one of \
+                 them and add it again with `etcdctl member add`; if they are lost, leave only this member in \
+                 initial-cluster, and restore again"
+                .to_owned(),
             Self::OnlyLearner { .. } => "restore on a voting member".to_owned(),
             Self::NotStarted { start } => format!("start etcd ({start}), then restore again"),
             Self::NoMembers => "etcdctl member list, and read etcd's log".to_owned(),
@@ -411,18 +435,20 @@ impl Obstacle {
 }
 
 /// Returns the commands that move the write-ahead log at `log` into the data directory, and its configuration.
-fn move_log(log: &Path, data: &Path, stop: &str, start: &str) -> String {
+fn move_log(log: &Path, data: &Path, has_old_log: bool, (stop, start): (&str, &str)) -> String {
+    let log = quoted(log.as_os_str());
+    let place = quoted(data.join("member/wal").as_os_str());
+    let before = quoted(data.join("member/wal.before").as_os_str());
+    let set_aside = if has_old_log { format!("mv -T {place} {before}; ") } else { String::new() };
     format!(
-        "{stop}; cp -a {} {}/member/wal; remove wal-dir from etcd's configuration; {start}; restore again",
-        log.display(),
-        data.display()
+        "{stop}; {set_aside}cp -aT {log} {place}; remove wal-dir from etcd's configuration; {start}; restore again"
     )
 }
 
 /// Returns what to do about data without its write-ahead log, which may be lost or elsewhere.
 fn find_log(data_dir: &str, stop: &str) -> String {
     format!(
-        "if it is lost, stop etcd ({stop}), move {data_dir}/member to {data_dir}/member.broken and restore again; if it \
+        "if it is lost and this etcd is the only member, stop etcd ({stop}), move {data_dir}/member to {data_dir}/member.broken and restore again; if it \
          is stored elsewhere, stop etcd, copy it to {data_dir}/member/wal, and remove wal-dir from etcd's configuration"
     )
 }

@@ -14,6 +14,7 @@ use crate::etcd::service::Service;
 use crate::etcd::tools::Tools;
 use crate::system::secret::Secret;
 use anyhow::Result;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// An etcd that was found. [`Candidate::into_site`] is the only way out: it looks for the tools.
@@ -61,6 +62,7 @@ impl Candidate {
             data_dir: options.data_dir(cwd),
             wal_dir: options.wal_dir(cwd),
             initial_member: initial_member(options),
+            choice: None,
             is_from_site_file: false,
             config_file: options.config_file(cwd),
             tools: Sourced::new(Tools::expected_next_to(server), origin.clone()),
@@ -140,11 +142,20 @@ impl Candidate {
     }
 }
 
+/// The name of a member that is not configured (etcd, server/embed/config.go, `DefaultName`).
+const DEFAULT_NAME: &str = "default";
+
 /// Returns the identity of a member without data. A value that kubelet has yet to fill in, such as `$(POD_IP)`, is
 /// unknown.
 pub(super) fn initial_member(options: &Options) -> InitialMember {
     let text = |name| options.text(name).filter(|text| !text.contains("$(")).map(str::to_owned);
-    InitialMember { name: text("name"), peer_urls: text("initial-advertise-peer-urls") }
+    let name = text("name");
+    let own = name.as_deref().unwrap_or(DEFAULT_NAME);
+    let cluster = options.text("initial-cluster").unwrap_or_default();
+    let names: BTreeSet<&str> =
+        cluster.split(',').filter_map(|one| Some(one.split_once('=')?.0.trim())).collect();
+    let others = names.into_iter().filter(|name| *name != own && !name.contains("$(")).map(str::to_owned);
+    InitialMember { others: others.collect(), peer_urls: text("initial-advertise-peer-urls"), name }
 }
 
 #[cfg(test)]
@@ -155,7 +166,8 @@ mod tests {
     #[test]
     fn an_initial_member_has_only_values_that_are_known_yet() {
         let found = |words: &[&str]| {
-            let InitialMember { name, peer_urls } = initial_member(&from_command(words, &[]));
+            let InitialMember { name, peer_urls, others } = initial_member(&from_command(words, &[]));
+            assert_eq!(others, [""; 0]);
             (name, peer_urls)
         };
         let some = |text: &str| Some(text.to_owned());
@@ -164,5 +176,16 @@ mod tests {
         assert_eq!(found(&known), (some("cp1"), some("https://10.0.0.4:2380")));
         let unknown = ["--name=cp1", "--initial-advertise-peer-urls=https://$(POD_IP):2380"];
         assert_eq!(found(&unknown), (some("cp1"), None));
+    }
+
+    #[test]
+    fn other_members_are_those_with_other_names_in_initial_cluster() {
+        let others = |words: &[&str]| initial_member(&from_command(words, &[])).others;
+        let alone = "--initial-cluster=cp1=https://10.0.0.4:2380,cp1=https://[fd00::4]:2380";
+        assert_eq!(others(&["--name=cp1", alone]), [""; 0]);
+        assert_eq!(others(&["--initial-cluster=default=http://localhost:2380"]), [""; 0]);
+        let three = "--initial-cluster=cp3=https://10.0.0.6:2380,cp1=https://$(POD_IP):2380,cp2=https://10.0.0.5:2380";
+        assert_eq!(others(&["--name=cp1", three]), ["cp2", "cp3"]);
+        assert_eq!(others(&["--name=$(NODE)", "--initial-cluster=$(NODE)=https://10.0.0.4:2380"]), [""; 0]);
     }
 }

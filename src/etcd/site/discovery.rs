@@ -148,6 +148,26 @@ fn installed(root: &Path, systemd: &Systemd<'_>) -> Result<Vec<Candidate>, Refus
     Ok(packages::look(root, &units)?.into_iter().chain(units).collect())
 }
 
+/// Describes the etcds that do not run, and that the machine is meant to run, with other data than in `data_dir`. It holds
+/// the data of an etcd that runs.
+///
+/// # Errors
+/// The configuration of an etcd cannot be read, or systemd does not answer.
+pub(super) fn stopped_next_to(
+    root: &Path,
+    systemd: &Systemd<'_>,
+    data_dir: &Path,
+) -> Result<Vec<String>, Refusal> {
+    let own = file_id(root, data_dir);
+    let is_other = |candidate: &Candidate| {
+        let other = &candidate.site.data_dir.value;
+        !candidate.is_disabled && other != data_dir && (own.is_none() || file_id(root, other) != own)
+    };
+    let pods = Machine::look(root, systemd)?.stopped?;
+    let stopped = pods.into_iter().chain(installed(root, systemd)?).filter(is_other);
+    Ok(stopped.map(|candidate| candidate.describe()).collect())
+}
+
 /// Describes how a restart would change a running etcd.
 fn drift(root: &Path, configured: Option<&Candidate>, running: &Candidate) -> Option<String> {
     let site = &running.site;

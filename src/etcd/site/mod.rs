@@ -59,6 +59,7 @@ impl Site {
         now: Timestamp,
     ) -> Result<Self> {
         let mut site = Self::select(site_file, choice, password)?;
+        site.choice = Some(choice).filter(|choice| !choice.is_empty()).map(str::to_owned);
         if matches!(site.service.value, Service::StaticPod { .. }) && !site.is_from_site_file {
             client_certificates::prefer_valid_pair(Path::new("/"), &mut site.tls, now);
         }
@@ -105,6 +106,17 @@ impl Site {
         self.configured_quota.clone().or_else(|| processes::quota(Path::new("/"), &self.data_dir))
     }
 
+    /// Describes the other etcds of this machine that do not run and are meant to, if this one runs. A discovered etcd may be
+    /// the wrong one then. If they cannot be determined, there are none.
+    pub fn stopped_others(&self) -> Vec<String> {
+        match self.pid {
+            Some(_) => {
+                discovery::stopped_next_to(Path::new("/"), &OUR_SYSTEMD, &self.data_dir).unwrap_or_default()
+            }
+            None => Vec::new(),
+        }
+    }
+
     /// Describes a stop command that succeeded although the process that has the database open still runs.
     pub fn describe_ineffective_stop(&self) -> String {
         let pid = processes::pid_with_data_open(Path::new("/"), &self.data_dir);
@@ -136,8 +148,11 @@ pub fn existing() -> Result<Existing, Refusal> {
 }
 
 fn this_machine() -> Result<Machine, Refusal> {
-    Machine::look(Path::new("/"), &Systemd { main_pid: &main_pid, systemctl: &systemctl })
+    Machine::look(Path::new("/"), &OUR_SYSTEMD)
 }
+
+/// The systemd of this machine.
+const OUR_SYSTEMD: Systemd<'static> = Systemd { main_pid: &main_pid, systemctl: &systemctl };
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -162,6 +177,7 @@ pub(crate) mod tests {
             data_dir: Sourced::new(data_dir.to_owned(), origin()),
             wal_dir: None,
             initial_member: InitialMember::default(),
+            choice: None,
             is_from_site_file: false,
             config_file: None,
             tools: Sourced::new(tools, origin()),

@@ -32,6 +32,8 @@ pub struct Site {
     pub wal_dir: Option<Sourced<PathBuf>>,
     /// The identity that etcd's configuration gives to a member without data.
     pub initial_member: InitialMember,
+    /// The option `site` that selects it. `None` if it is found without one.
+    pub choice: Option<String>,
     /// Whether an operator vouches for all of it in a site file.
     pub is_from_site_file: bool,
     /// etcd's configuration file, if it has one.
@@ -54,6 +56,8 @@ pub struct InitialMember {
     pub name: Option<String>,
     /// Its peer URLs, comma-separated.
     pub peer_urls: Option<String>,
+    /// The names of the other members in `initial-cluster`, sorted.
+    pub others: Vec<String>,
 }
 
 /// A user and a password.

@@ -181,6 +181,7 @@ impl SiteFile {
             initial_member: options.as_ref().map(initial_member).unwrap_or_default(),
             configured_quota: options.as_ref().and_then(Quota::from_options),
             drift: None,
+            choice: None,
             is_from_site_file: true,
             config_file: self.config_file.map(|path| Sourced::new(path, origin.clone())),
             tools: Sourced::new(Tools::find(self.bin_dir.as_deref())?, origin.clone()),

@@ -9,16 +9,20 @@ use crate::restore::plan::Identity;
 use crate::restore::refusals::Obstacle;
 use crate::restore::request::Request;
 
-/// Accepts only a cluster of one voting member that has started, or an empty data directory.
+/// Accepts only a cluster of one voting member that has started, or an empty data directory of an etcd that is configured
+/// alone: etcd would serve the restored data as a second cluster next to the other members.
 ///
 /// # Errors
-/// The cluster has other members, or its members are unknown.
+/// The cluster has or may have other members, or its members are unknown.
 pub fn check_membership(facts: &Facts, request: &Request) -> Result<Identity, Obstacle> {
     let (data_dir, stop) = (facts.data_dir.clone(), facts.stop_command.clone());
     let start = facts.start_command.clone();
     match &facts.existing {
         ExistingData::Served { members, .. } | ExistingData::Stopped { members, .. } => {
             check_single_member(members, start, || way_to_one_member(facts, request, members))
+        }
+        ExistingData::Empty if !facts.initial.others.is_empty() => {
+            Err(Obstacle::EmptyMember { data_dir, others: facts.initial.others.clone() })
         }
         ExistingData::Empty => Ok(initial_identity(&facts.initial)),
         ExistingData::NotAnswering(reason) => Err(Obstacle::NotAnswering { reason: reason.clone(), stop }),

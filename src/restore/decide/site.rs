@@ -16,6 +16,7 @@ pub fn check_site(site: &Site) -> Result<(), Obstacle> {
         return Err(Obstacle::SeparateLog {
             log: log.to_path_buf(),
             data: site.data_dir.to_path_buf(),
+            has_old_log: site.data_dir.join("member/wal").exists(),
             stop: site.service.stop_command(),
             start: site.service.start_command(),
         });

@@ -161,12 +161,24 @@ fn a_member_without_data_gets_its_configured_identity() {
         (some("cp1"), some("https://10.0.0.4:2380"), ("cp1", "https://10.0.0.4:2380")),
     ] {
         let is_configured = peer_urls.is_some();
-        let facts = Facts { initial: InitialMember { name, peer_urls }, ..facts(ExistingData::Empty, true) };
+        let facts = Facts {
+            initial: InitialMember { name, peer_urls, others: Vec::new() },
+            ..facts(ExistingData::Empty, true)
+        };
         let plan = plan(&request(Bump::Auto), &facts, &snapshot(9, Trailer::Valid)).unwrap();
         assert_eq!((plan.member.name.as_str(), plan.member.peer_urls.as_str()), expected);
         let warns = plan.warnings(plan.ahead).iter().any(|warning| warning.contains("etcdctl member update"));
         assert_eq!(warns, !is_configured, "{:?}", plan.warnings(plan.ahead));
     }
+}
+
+#[test]
+fn an_empty_member_of_several_is_refused() {
+    let initial =
+        InitialMember { others: vec!["cp2".to_owned(), "cp3".to_owned()], ..InitialMember::default() };
+    let facts = Facts { initial, ..facts(ExistingData::Empty, true) };
+    let refusal = Refusal::from(check_membership(&facts, &request(Bump::Auto)).unwrap_err()).to_string();
+    assert!(refusal.contains("names other members (initial-cluster): cp2, cp3"), "{refusal}");
 }
 
 #[test]

@@ -79,7 +79,7 @@ pub fn separate_wal(test_bed: &TestBed) -> Result<String> {
     let (before, archive) = (scenario::digest(&machine)?, scenario::snapshot(&machine)?);
     scenario::damage(&machine)?;
     let damaged = scenario::digest(&machine)?;
-    let copy = "cp -a /srv/log /srv/db/etcd/member/wal";
+    let copy = "cp -aT /srv/log /srv/db/etcd/member/wal";
     let parts = ["/srv/log", "systemctl stop config-store.service", copy, "remove wal-dir"];
     scenario::refused(&machine, "restore", &[&format!("snapshot={archive}")], &parts)?;
 
@@ -149,5 +149,13 @@ pub fn two(test_bed: &TestBed) -> Result<String> {
         ensure!(scenario::text(&site, &["site", "data-dir"])? == data, "{site}");
         scenario::action(&machine, "snapshot", &[&choice])?;
     }
-    Ok("refused, naming both; each was used when chosen".to_owned())
+    // The one that does not run may be the one to restore.
+    machine.run(&["systemctl", "stop", "config-store.service"])?;
+    let parts = [
+        "another etcd that does not run: config-store.service",
+        "/srv/db/etcd",
+        "site=/var/lib/etcd/default",
+    ];
+    scenario::refused(&machine, "restore", &["snapshot=latest"], &parts)?;
+    Ok("refused, naming both; each was used when chosen; a restore is refused if one does not run".to_owned())
 }

@@ -129,6 +129,18 @@ fn joins_a_static_pod_with_its_process() {
 }
 
 #[test]
+fn names_a_static_pod_that_does_not_run_next_to_an_etcd_that_runs() {
+    let root = with_pod();
+    Process::etcd(42, &["--data-dir=/data/b"]).put(root.path());
+    assert_eq!(find(root.path()).unwrap().site.description, "pid 42");
+    let stopped =
+        |data_dir: &str| stopped_next_to(root.path(), &Systemd::missing(), Path::new(data_dir)).unwrap();
+    let others = stopped("/data/b");
+    assert!(others.len() == 1 && others[0].contains("/data/a"), "{others:?}");
+    assert_eq!(stopped("/data/a"), [""; 0]);
+}
+
+#[test]
 fn a_disabled_unit_counts_only_if_it_is_the_only_one() {
     let shown = |state: &str| {
         let unit =
