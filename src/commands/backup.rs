@@ -192,13 +192,14 @@ fn due(table: &Timetable, state: Option<&TimerState>, runs: &[Run], now: Timesta
     let Some(last) = of_slot().next() else { return Due::Now { scheduled: slot, tries: 0 } };
     let tries = of_slot().map(|run| run.tries).max().unwrap_or(0);
     let at = slot.map(|slot| slot.to_string()).unwrap_or_default();
-    match last.was_killed() {
-        true if tries > table.retries => {
-            Due::Not(format!("the run of {at} was tried {tries} times, and was killed in the last attempt"))
-        }
+    match last.was_killed() || last.interrupted {
+        true if tries > table.retries => Due::Not(format!(
+            "the run of {at} was tried {tries} times, and was killed or interrupted in the last attempt"
+        )),
         true => Due::Now { scheduled: slot, tries },
         false if table.fires_more_often_than_due() => {
-            Due::Not(format!("the run scheduled for {at} has already finished"))
+            let has = if last.backup_phase == RunPhase::Failed { "failed" } else { "already finished" };
+            Due::Not(format!("the run scheduled for {at} has {has}"))
         }
         // Someone has started the service.
         false => Due::Now { scheduled: None, tries: 0 },
@@ -268,7 +269,13 @@ impl Attempts<'_> {
         watch.note();
         let said = format!("trying again in {}, because {}", format_seconds(pause), in_short(&stop));
         (call.progress())(Progress::Step(&said));
-        interrupt::sleep(Duration::from_secs(pause)).map_err(|_| stop)
+        interrupt::sleep(Duration::from_secs(pause)).map_err(|_| match interrupt::requested() {
+            Some(signal) => {
+                let state = format!("the last attempt has failed: {}", in_short(&stop));
+                ActionError::Interrupted { signal, state }
+            }
+            None => stop,
+        })
     }
 }
 
@@ -384,9 +391,23 @@ mod tests {
         assert_eq!(due(&table, None, &[killed(24, 1)], at(25)), now(24, 1));
         assert_eq!(due(&table, None, &[killed(24, 3), killed(24, 1)], at(25)), now(24, 3));
         // Three attempts failed, and a fourth was killed.
-        let not = "the run of 1970-01-02T00:00:00Z was tried 4 times, and was killed in the last attempt";
+        let not = "the run of 1970-01-02T00:00:00Z was tried 4 times, and was killed or interrupted in the last attempt";
         assert_eq!(due(&table, None, &[killed(24, 4)], at(25)), Due::Not(not.to_owned()));
         assert_eq!(due(&table, None, &[killed(24, 4)], at(36)), now(36, 0));
+    }
+
+    #[test]
+    fn a_run_that_a_reboot_ended_is_begun_again_and_a_failed_one_is_not() {
+        // The timer fires every 12 hours.
+        let coarse = table("every 36h");
+        let failed = |interrupted| {
+            let mut run = run(36, 1);
+            run.finish(at(36), Some("interrupted by SIGTERM".to_owned()));
+            Run { interrupted, ..run }
+        };
+        assert_eq!(due(&coarse, None, &[failed(true)], at(60)), now(36, 1));
+        let not = "the run scheduled for 1970-01-02T12:00:00Z has failed";
+        assert_eq!(due(&coarse, None, &[failed(false)], at(60)), Due::Not(not.to_owned()));
     }
 
     #[test]

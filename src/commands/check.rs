@@ -182,10 +182,9 @@ fn timer_problem() -> Option<String> {
         Ok(None) => {
             Some("the timer of the schedule is not installed: `etcd-backup schedule` installs it".to_owned())
         }
-        Ok(Some(state)) if !state.active => Some(format!(
-            "the timer of the schedule is not active: `systemctl start {}` starts it",
-            timer::TIMER
-        )),
+        Ok(Some(state)) if !state.active => {
+            Some("the timer of the schedule is not active: `etcd-backup schedule` starts it".to_owned())
+        }
         Ok(Some(_)) => None,
         Err(error) => Some(format!("the state of the timer is unknown: {error:#}")),
     }

@@ -14,6 +14,7 @@ use crate::settings::Settings;
 use crate::store::trusted_path::{TrustedPath, archive_owner};
 use crate::system::clock::Clock;
 use crate::system::durable::Dir;
+use crate::system::interrupt;
 use anyhow::Result;
 use jiff::Timestamp;
 use std::path::Path;
@@ -118,9 +119,10 @@ fn destinations(
         name: name.to_owned(),
         results: found.results.uploads.get(name).copied().unwrap_or_default(),
         pending: found.pending.as_ref().ok().map(|pending| pending.get(name).copied().unwrap_or(0)),
-        usage: match folder {
-            Some(folder) => usage(all.open(name).and_then(|place| place.usage(folder)).map(Some)),
-            None => Usage::NotRead,
+        usage: match folder.map(|folder| all.open(name).and_then(|place| place.usage(folder))) {
+            // A signal ends the listing.
+            Some(counted) if interrupt::check().is_ok() => usage(counted.map(Some)),
+            _ => Usage::NotRead,
         },
     };
     all.names().map(facts).collect()

@@ -143,6 +143,7 @@ impl<'a> Watch<'a> {
         let pending = pending(&self.home);
         self.run.pending_uploads = pending.as_ref().ok().copied();
         self.run.finish(now(), outcome.as_ref().err().map(in_short));
+        self.run.interrupted = matches!(outcome, Err(ActionError::Interrupted { .. }));
         self.note();
         if let Err(why) = pending {
             self.trouble(pending_unknown(&why));
@@ -163,12 +164,13 @@ impl<'a> Watch<'a> {
     /// Reports the finished run to the hooks and the metrics. Returns the errors in recording and reporting it, as
     /// warnings.
     pub fn report(mut self, outcome: &Result<(), ActionError>) -> Vec<String> {
-        // Defer signals: the programs of the operator report the interruption, so they must finish.
-        let _undisturbed = interrupt::defer();
         let occasion = if outcome.is_ok() { HookEvent::After } else { HookEvent::Failure };
+        // The programs of the operator report an interruption, so they must finish. A listing of a bucket need not.
+        let undisturbed = interrupt::defer();
         if let Err(error) = self.hook(occasion) {
             self.trouble(describe_inline(&error));
         }
+        drop(undisturbed);
         if !self.is_forgotten
             && let Err(error) = self.refresh_metrics()
         {

@@ -7,7 +7,7 @@ use super::target::of_schedule;
 use super::{Call, Environment};
 use crate::error::{ActionError, Refusal, Subcommand};
 use crate::inventory::destinations::Destinations;
-use crate::schedule::timer::{self, TIMER};
+use crate::schedule::timer::{self, TIMER, TimerState};
 use crate::schedule::{Schedule, ServiceCommand, Timetable, Units};
 use crate::settings::{Destination, OPERATOR_FILE, Settings};
 use crate::store::cloud_environment::CloudEnvironment;
@@ -152,16 +152,27 @@ pub fn break_off(environment: &Environment) -> Result<()> {
     Ok(())
 }
 
-/// Returns the next runs of the schedule, in RFC 3339. Changes nothing.
+/// The next run of the schedule, and the state of its timer.
+pub(super) struct NextRun {
+    /// Its time by the settings, in RFC 3339.
+    pub time: Option<String>,
+    /// The state of the timer, if one is installed.
+    pub timer: Option<TimerState>,
+    /// Whether the timer was installed for these settings.
+    pub is_for_settings: bool,
+}
+
+/// Returns the next run of the schedule. Changes nothing.
 ///
 /// # Errors
 /// Refuses a schedule that cannot be installed.
-pub(super) fn next_runs(
-    settings: &Settings,
-    environment: &Environment,
-    now: Timestamp,
-) -> Result<Vec<String>> {
-    Wanted::of(settings, environment, now)?.next()
+pub(super) fn next_run(settings: &Settings, environment: &Environment, now: Timestamp) -> Result<NextRun> {
+    let wanted = Wanted::of(settings, environment, now)?;
+    Ok(NextRun {
+        time: wanted.next()?.into_iter().next(),
+        timer: timer::state()?,
+        is_for_settings: timer::is_installed_for(&wanted.units)?,
+    })
 }
 
 /// The timer that the settings describe.
@@ -187,14 +198,14 @@ impl<'s> Wanted<'s> {
         Ok(Self { schedule, table, units, now })
     }
 
-    /// Returns the next runs, in UTC. If no calendar expression describes the interval, returns those times of the
-    /// timer at which a run is due.
+    /// Returns the next runs, in UTC. If no calendar expression has exactly the interval, the timer fires at other times too.
     fn next(&self) -> Result<Vec<String>> {
-        let is_coarse = self.table.fires_more_often_than_due();
-        let times = timer::next_elapses(&self.table.lines, if is_coarse { 100 * SHOWN } else { SHOWN })?;
-        let due =
-            |time: &Timestamp| *time > self.now && (!is_coarse || self.table.due_time(*time) == Some(*time));
-        Ok(times.into_iter().filter(due).take(SHOWN).map(|time| time.to_string()).collect())
+        let elapses = timer::next_elapses(&self.table.lines, SHOWN)?;
+        let times = match self.table.interval_times(self.now) {
+            Some(times) => times.take(SHOWN).collect(),
+            None => elapses,
+        };
+        Ok(times.into_iter().take(SHOWN).map(|time| time.to_string()).collect())
     }
 }
 

@@ -48,19 +48,20 @@ impl Expected {
 }
 
 impl Timetable {
+    /// Returns the times after `moment` at which runs are due, if they are a fixed interval apart.
+    pub fn interval_times(&self, moment: Timestamp) -> Option<impl Iterator<Item = Timestamp> + use<>> {
+        let every = i64::try_from(self.every?).ok()?;
+        let first = moment.as_second().div_euclid(every) + 1;
+        Some((first..).map_while(move |number| Timestamp::from_second(number.saturating_mul(every)).ok()))
+    }
+
     /// Returns the runs that follow `moment`; `None` if the schedule has fewer than two.
     ///
     /// # Errors
     /// Refuses a calendar expression that systemd rejects, and one that never elapses again.
     pub fn expected_after(&self, moment: Timestamp) -> Result<Option<Expected>> {
-        let times = match self.every.and_then(|every| i64::try_from(every).ok()) {
-            Some(every) => {
-                let next = (moment.as_second().div_euclid(every) + 1).saturating_mul(every);
-                [next, next.saturating_add(every)]
-                    .into_iter()
-                    .map_while(|at| Timestamp::from_second(at).ok())
-                    .collect()
-            }
+        let times = match self.interval_times(moment) {
+            Some(times) => times.take(2).collect(),
             None => timer::elapses_after(&self.lines, moment, 2)?,
         };
         Ok(match times.as_slice() {

@@ -103,17 +103,19 @@ pub fn state() -> Result<Option<TimerState>> {
     if installed()?.is_none() {
         return Ok(None);
     }
-    let of = |property: &str| -> Result<String> {
-        let property = format!("--property={property}");
-        // `--timestamp=unix` has no effect on the times of a timer.
-        let words = ["show", "--value", &property, "--", TIMER];
-        Ok(Program::new("systemctl").args(words).run().context("asking systemd for the timer")?.text())
-    };
     Ok(Some(TimerState {
-        active: of("ActiveState")? == "active",
-        last: parse_optional_time(&of("LastTriggerUSec")?)?,
-        next: parse_optional_time(&of("NextElapseUSecRealtime")?)?,
+        active: property(TIMER, "ActiveState")? == "active",
+        last: parse_optional_time(&property(TIMER, "LastTriggerUSec")?)?,
+        next: parse_optional_time(&property(TIMER, "NextElapseUSecRealtime")?)?,
     }))
+}
+
+/// Returns a property of a unit, as systemd prints it.
+fn property(unit: &str, name: &str) -> Result<String> {
+    let property = format!("--property={name}");
+    // `--timestamp=unix` has no effect on the times of a timer.
+    let words = ["show", "--value", &property, "--", unit];
+    Ok(Program::new("systemctl").args(words).run().context("asking systemd for the timer")?.text())
 }
 
 /// Parses a time of the timer; `None` if it has no such time. Other text is an error rather than "never".
@@ -154,6 +156,25 @@ pub fn has_environment(variable: &str) -> Result<bool> {
     Ok(installed()?.is_some_and(|units| units.service.lines().any(|found| found == line)))
 }
 
+/// Returns whether the installed timer runs the same backups as `units`, at the same times.
+///
+/// # Errors
+/// Refuses units that this program did not write.
+pub fn is_installed_for(units: &Units) -> Result<bool> {
+    Ok(installed()?.is_some_and(|installed| installed.run_the_same(units)))
+}
+
+/// Returns whether systemd has read the installed units, runs the timer, and starts it at every boot.
+fn is_in_effect() -> Result<bool> {
+    let wanted = [
+        (TIMER, "ActiveState", "active"),
+        (TIMER, "UnitFileState", "enabled"),
+        (TIMER, "NeedDaemonReload", "no"),
+        (SERVICE, "NeedDaemonReload", "no"),
+    ];
+    wanted.into_iter().try_fold(true, |all, (unit, name, value)| Ok(all && property(unit, name)? == value))
+}
+
 /// Installs the units, and enables and starts the timer. Returns whether anything was changed.
 pub fn install(units: &Units) -> Result<bool> {
     let is_new = installed()?.as_ref() != Some(units);
@@ -161,11 +182,10 @@ pub fn install(units: &Units) -> Result<bool> {
         let dir = Dir::open(Path::new(UNIT_DIR))?;
         dir.replace_for(SERVICE, units.service.as_bytes(), PUBLIC, None)?;
         dir.replace_for(TIMER, units.timer.as_bytes(), PUBLIC, None)?;
-        systemd::daemon_reload()?;
-    }
-    if !is_new && state()?.is_some_and(|state| state.active) {
+    } else if is_in_effect()? {
         return Ok(false);
     }
+    systemd::daemon_reload()?;
     systemd::systemctl(&["enable", "--quiet", "--", TIMER])?;
     systemd::systemctl(&["restart", "--", TIMER])?;
     Ok(true)

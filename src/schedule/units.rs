@@ -7,6 +7,9 @@ use std::path::PathBuf;
 pub(super) const MARK: &str =
     "# Written by etcd-backup. Change its configuration file instead: this file is overwritten.\n";
 
+/// The argument that says that the timer started the run.
+const SCHEDULED: &str = "scheduled=true";
+
 /// The command of the service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceCommand {
@@ -32,6 +35,18 @@ impl Units {
     pub fn new(schedule: &Schedule, table: &Timetable, runner: &ServiceCommand) -> Self {
         Self { timer: timer(schedule, table), service: service(schedule, runner) }
     }
+
+    /// Returns whether both run the same backups at the same times. The program and its environment depend on the command that
+    /// installs the units.
+    pub fn run_the_same(&self, other: &Self) -> bool {
+        self.timer == other.timer && self.arguments() == other.arguments()
+    }
+
+    /// Returns the arguments of the service that depend on the settings.
+    fn arguments(&self) -> Option<&str> {
+        let command = self.service.lines().find_map(|line| line.strip_prefix("ExecStart="))?;
+        Some(command.split_once(&quoted(SCHEDULED))?.1)
+    }
 }
 
 /// A missed run is made up once, at the next boot (`Persistent=`). `AccuracySec=` keeps systemd from shifting runs by up to a
@@ -52,7 +67,7 @@ fn service(schedule: &Schedule, runner: &ServiceCommand) -> String {
     let target = schedule.target.as_ref().map(|target| format!("target={}", target.display()));
     let site = schedule.site.as_ref().map(|site| format!("site={site}"));
     let compression = schedule.compression.as_ref().map(|effort| format!("compression={effort}"));
-    let words = [Some("scheduled=true".to_owned()), target, site, compression].into_iter().flatten();
+    let words = [Some(SCHEDULED.to_owned()), target, site, compression].into_iter().flatten();
     let command: Vec<String> = std::iter::once(runner.program.display().to_string())
         .chain(runner.subcommand.map(str::to_owned))
         .chain(words)
@@ -112,6 +127,18 @@ mod tests {
             "Type=oneshot\n",
         ] {
             assert!(units.service.contains(line), "{}", units.service);
+        }
+    }
+
+    #[test]
+    fn units_for_other_settings_differ_and_those_of_another_caller_do_not() {
+        let units = schedule("{when: '@daily', target: /a}");
+        let service = units.service.replace("/usr/local/bin", "/opt").replace("etcd/0", "etcd/1");
+        assert!(units.run_the_same(&Units { service, ..units.clone() }));
+        for other in
+            ["{when: '@hourly', target: /a}", "{when: '@daily'}", "{when: '@daily', target: /a, site: b}"]
+        {
+            assert!(!units.run_the_same(&schedule(other)), "{other}");
         }
     }
 

@@ -403,8 +403,14 @@ fn a_signal_ends_the_wait_for_a_silent_server() {
     server.write_credentials(&world.path("credentials"));
     let faults = Faults::before(server.port);
     write_destinations(&world, &[("offsite", faults.port, "backups", "")]);
+    let metrics = world.path("metrics");
+    fs::create_dir(&metrics).unwrap();
+    let settings = fs::read_to_string(world.path("backup.yaml")).unwrap();
+    fs::write(world.path("backup.yaml"), format!("{settings}metrics: {}\n", metrics.display())).unwrap();
     for method in ["HEAD", "PUT"] {
         faults.inject(method, "", Fault::Hang, usize::MAX);
+        // The metrics after the run list the bucket.
+        faults.inject("GET", "list-type=2", Fault::Hang, usize::MAX);
         let before = faults.seen(method, "").len();
         let run = Run::start(command(&world), &world.path("runs"));
         while faults.seen(method, "").len() == before {
@@ -422,6 +428,7 @@ fn a_signal_ends_the_wait_for_a_silent_server() {
         );
         assert_eq!(out.status.code(), Some(128 + Signal::SIGTERM as i32), "{}", out.describe());
         assert!(!waiting(&world).is_empty());
+        assert!(metrics.join("etcd_backup.prom").exists());
         faults.clear();
         // The next archive would get the same name in the same second.
         std::thread::sleep(std::time::Duration::from_millis(1100));

@@ -3,7 +3,8 @@
 use super::etcd::database_size;
 use super::findings::Findings;
 use crate::archive::human_size;
-use crate::commands::{Call, moved_uploads, offsite, schedule};
+use crate::commands::schedule::{self, NextRun};
+use crate::commands::{Call, moved_uploads, offsite};
 use crate::error::{Refusal, Subcommand};
 use crate::etcd::site::Site;
 use crate::inventory::upload;
@@ -167,24 +168,27 @@ pub(super) fn check_schedule(call: &Call<'_>, settings: &Settings, all: &mut Fin
         }
         return None;
     }
-    let look = || Ok((schedule::next_runs(settings, call.environment, call.now)?, timer::state()?));
-    match look() {
+    match schedule::next_run(settings, call.environment, call.now) {
         Err(error) => {
             all.error("schedule", error);
             None
         }
-        Ok((runs, state)) => {
-            let next = runs.into_iter().next();
-            let shown = next.as_deref().unwrap_or("never");
-            match state.filter(|state| state.active) {
-                Some(_) => all.ok("schedule", format!("the next run is at {shown}")),
-                None => all.warn(
+        Ok(NextRun { time, timer, is_for_settings }) => {
+            let shown = time.as_deref().unwrap_or("never");
+            let problem = match timer.filter(|timer| timer.active) {
+                None => Some("the timer is not active; with it"),
+                Some(_) if !is_for_settings => Some("the timer was installed for other settings; with these"),
+                Some(_) => None,
+            };
+            match problem {
+                None => all.ok("schedule", format!("the next run is at {shown}")),
+                Some(problem) => all.warn(
                     "schedule",
-                    format!("the timer is not active; with it, the next run would be at {shown}"),
+                    format!("{problem}, the next run would be at {shown}"),
                     Some(Subcommand::new("schedule").to_string()),
                 ),
             }
-            next
+            time
         }
     }
 }

@@ -78,7 +78,7 @@ fn check_all(
     outcome: &mut Outcome,
 ) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
-        let next = format!("sudo {}", call.typed);
+        let next = call.typed.to_string();
         all.warn("user", "this user is not root; backups run as root, which can read more files", Some(next));
     }
     let settings = settings(call, request, all);

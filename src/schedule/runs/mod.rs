@@ -114,6 +114,9 @@ pub struct Run {
     /// The time of the first run that is known, which is kept when its record is removed.
     #[serde(default)]
     pub first_run_time: Option<Timestamp>,
+    /// Whether a signal ended the backup, as at a reboot.
+    #[serde(default)]
+    pub interrupted: bool,
     /// Whether a later run found the date of this one in the future. The clock was then ahead, and no date here is true.
     #[serde(default)]
     pub clock_was_ahead: bool,
@@ -147,6 +150,7 @@ impl Run {
             unchanged: false,
             etcd_version: None,
             first_run_time: None,
+            interrupted: false,
             clock_was_ahead: false,
         }
     }

@@ -21,7 +21,9 @@ pub fn install(machine: &Machine, programs: &Path) -> Result<()> {
     for file in ["actions.yaml", "metadata.yaml"] {
         machine.copy_in(&source.join(file), &format!("{CHARM}/{file}"))?;
     }
-    for action in ["snapshot", "restore", "site", "backup", "schedule", "check", "list-snapshots"] {
+    for action in
+        ["snapshot", "restore", "site", "backup", "schedule", "check", "check-config", "list-snapshots"]
+    {
         machine.copy_in(&programs.join("etcd-backup"), &format!("{CHARM}/actions/{action}"))?;
     }
     Ok(())

@@ -31,6 +31,7 @@ pub fn life(test_bed: &TestBed) -> Result<String> {
     ensure!(scenario::text(&installed, &["schedule", "active"])? == "true", "{installed}");
     let again = scenario::action(&machine, "schedule", &[])?;
     ensure!(scenario::text(&again, &["schedule", "changed"])? == "false", "{again}");
+    repairs_timer(&machine)?;
 
     let first = wait_for_run(&machine, "a scheduled run", |run| has_phase(run, "Completed"))?;
     ensure!(first["scheduled_time"].is_string(), "{first}");
@@ -48,6 +49,33 @@ pub fn life(test_bed: &TestBed) -> Result<String> {
     Ok(format!(
         "{slow} slow runs, never two at a time; {tries} tries; {caught_up} missed run caught up; all files removed"
     ))
+}
+
+/// A timer that systemd has not read, or does not start at boot, is repaired, and one for other settings is reported.
+fn repairs_timer(machine: &Machine) -> Result<()> {
+    for damage in [
+        "touch /etc/systemd/system/etcd-backup.service",
+        "systemctl disable --quiet etcd-backup.timer",
+        "systemctl stop etcd-backup.timer",
+    ] {
+        machine.run(&["sh", "-c", damage])?;
+        for changed in ["true", "false"] {
+            let again = scenario::action(machine, "schedule", &[])?;
+            ensure!(scenario::text(&again, &["schedule", "changed"])? == changed, "{damage}: {again}");
+        }
+    }
+    let settings = machine.run(&["cat", SETTINGS])?;
+    for (settings, words) in [
+        (settings.replace("0/10", "0/20"), "the timer was installed for other settings"),
+        (settings, "the next run is at"),
+    ] {
+        machine.write(SETTINGS, &settings)?;
+        // It ends with 1 for a warning.
+        let checked = machine.attempt(&[&format!("{}/actions/check-config", scenario::CHARM)])?;
+        let checked = String::from_utf8_lossy(&checked.stdout);
+        ensure!(checked.contains(words), "{checked}");
+    }
+    Ok(())
 }
 
 fn write_settings(machine: &Machine, schedule: &str, more: &str) -> Result<()> {
