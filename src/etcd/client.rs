@@ -11,7 +11,7 @@ mod membership;
 #[cfg(feature = "fuzz")]
 pub(crate) use answers::read_as_all_answers;
 pub use answers::{ContentHash, Status};
-pub use conditional_put::{ConditionalPut, MAX_BYTES, MAX_PUTS};
+pub use conditional_put::{ConditionalPut, MAX_BYTES, MAX_PUTS, Unanswered};
 pub use membership::MembershipRefusal;
 
 use super::certificates::CertificateProblems;

@@ -245,6 +245,19 @@ fn text_output_has_at_most_80_columns() {
 }
 
 #[test]
+fn latest_is_not_a_file_in_the_current_directory() {
+    let world = World::plain(Version::V35);
+    let _ = world.saved();
+    std::fs::write(world.target().join("latest"), "not an archive").unwrap();
+    for (word, status) in [("latest", 0), ("./latest", 2)] {
+        let mut command = world.action(PROGRAM, &["restore", word, "--plan", "-t"]);
+        command.arg(world.target()).current_dir(world.target());
+        let out = Run::start(command, &world.path("runs")).finish();
+        assert_eq!(out.status.code(), Some(status), "{word}: {}", out.describe());
+    }
+}
+
+#[test]
 fn restores_a_file_in_the_current_directory_by_its_name() {
     let world = World::plain(Version::V35);
     let archive = world.saved();

@@ -11,7 +11,7 @@ use crate::commands::Call;
 use crate::commands::snapshots::{archive_to_read, lineage};
 use crate::error::{ActionError, Failure, Interrupted, Refusal};
 use crate::etcd::backend::{KeyChange, KeyFile, KeyScope, KeyVersion, LiveKeys, is_read_error};
-use crate::etcd::client::{Client, ConditionalPut, MAX_BYTES, MAX_PUTS, Status};
+use crate::etcd::client::{Client, ConditionalPut, MAX_BYTES, MAX_PUTS, Status, Unanswered};
 use crate::etcd::key_text::printable;
 use crate::etcd::site::Site;
 use crate::progress::Progress;
@@ -209,17 +209,25 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     let source = archive_to_read(call, &opener.places, &archive.name)?;
     let site = crate::commands::site(call, request.site.as_deref())?;
     import(&opener, &source, &site, request, outcome).map_err(|error| {
-        let done = opener.explain(error, &source.to_string());
-        match (outcome.put, done) {
-            (0, error) => error,
-            (put, error) => interrupted_after(put, error),
+        // A document of an error is held in memory.
+        outcome.keys = PlanList::default();
+        let unanswered = error.downcast_ref().map_or(0, |unanswered: &Unanswered| unanswered.keys);
+        let error = opener.explain(error, &source.to_string());
+        match (outcome.put, unanswered) {
+            (0, 0) => error,
+            (put, 0) => {
+                with_state(error, format!("keys put: {put}; the others were not put, and the same command puts them"))
+            }
+            (put, unanswered) => with_state(
+                error,
+                format!("keys put: {put}; etcd may have put {unanswered} others, and the same command puts the rest"),
+            ),
         }
     })
 }
 
-/// Adds the number of keys that were put to an error.
-fn interrupted_after(put: u64, error: ActionError) -> ActionError {
-    let state = format!("keys put: {put}; the others were not put, and the same command puts them");
+/// Returns an error with this state. An error in the middle of the work is a failure and not a refusal.
+fn with_state(error: ActionError, state: String) -> ActionError {
     match error {
         ActionError::Failed(failure) => ActionError::Failed(Failure { state, ..failure }),
         ActionError::Interrupted { signal, .. } => ActionError::Interrupted { signal, state },

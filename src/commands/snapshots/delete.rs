@@ -7,7 +7,7 @@ use crate::inventory::{Listing, Relisting, Repositories, Selection, Selector, St
 use crate::store::Deletion;
 use crate::system::durable::Dir;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// A request to delete archives.
@@ -72,7 +72,8 @@ fn forget_uploads(places: &Repositories, deleted: &StoredSnapshot, failures: &mu
     if deleted.entry.pending_uploads.is_empty() {
         return;
     }
-    let forgotten = Dir::open(&places.target)
+    // The queue next to it, which is not always that of the target.
+    let forgotten = Dir::open(Path::new(deleted.repository.url()))
         .and_then(|home| upload::forget(&home, &places.destinations, &deleted.entry.name));
     if let Err(error) = forgotten {
         failures.push(format!("the pending uploads of {}: {error:#}", deleted.selector()));

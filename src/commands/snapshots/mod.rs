@@ -15,10 +15,11 @@ use crate::etcd::client::{Client, Status};
 use crate::etcd::site::Site;
 use crate::exchange::Lineage;
 use crate::inventory::{
-    Listing, Relisting, Repositories, Selection, Selector, StoredSnapshot, UnreadableRepository,
+    ALL, LATEST, Listing, Relisting, Repositories, Selection, Selector, StoredSnapshot, UnreadableRepository,
 };
 use crate::progress::Progress;
 use crate::restore::Source;
+use crate::system::interrupt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -90,13 +91,14 @@ pub(super) fn archive_to_read(
     }
 }
 
-/// Returns the file that a relative path refers to in a terminal.
+/// Returns the file that a relative path refers to in a terminal. `latest` is never one: `./latest` is.
 ///
 /// # Errors
 /// Refuses a name that matches one archive in the current directory and another in the target.
 fn file_here(call: &Call<'_>, places: &Repositories, from: &str) -> Result<Option<PathBuf>, Refusal> {
     let first = from.split('/').next().unwrap_or_default();
-    if call.juju.is_some() || from.contains("://") || places.destinations.has(first) {
+    let is_reserved = [LATEST, ALL].contains(&from);
+    if call.juju.is_some() || is_reserved || from.contains("://") || places.destinations.has(first) {
         return Ok(None);
     }
     let Some(here) = std::path::absolute(from).ok().filter(|path| path.is_file()) else { return Ok(None) };
@@ -202,10 +204,14 @@ fn not_looked_at(again: &Relisting) -> Vec<String> {
         .collect()
 }
 
-/// Returns the error of a command on several archives, if it failed for any. `next` is the command to type.
+/// Returns the error of a command on several archives, if it failed for any. `next` is the command to type. After a signal,
+/// the failures are those of the archives that were left.
 fn failed(failures: &[String], state: &str, next: &str) -> Result<(), ActionError> {
     if failures.is_empty() {
         return Ok(());
+    }
+    if let Some(signal) = interrupt::requested() {
+        return Err(ActionError::Interrupted { signal, state: state.to_owned() });
     }
     Err(ActionError::Failed(Failure {
         cause: anyhow::anyhow!("{}", failures.join("; ")),

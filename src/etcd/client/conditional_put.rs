@@ -5,9 +5,9 @@
 
 use super::Client;
 use crate::error::quoted;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Deserialize;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 /// The most keys of a transaction. etcd accepts 128 by default (`--max-txn-ops`).
@@ -19,8 +19,8 @@ pub const MAX_BYTES: usize = 512 << 10;
 /// How long etcd may take for a transaction.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The messages of the server and of gRPC that may be reported.
-const MESSAGES: &[&str] = &[
+/// The messages of the server and of gRPC after which no key was put.
+const REFUSALS: &[&str] = &[
     "etcdserver: mvcc: database space exceeded",
     "etcdserver: request is too large",
     "etcdserver: too many operations in txn request",
@@ -28,14 +28,27 @@ const MESSAGES: &[&str] = &[
     "etcdserver: user name is empty",
     "etcdserver: invalid auth token",
     "etcdserver: authentication failed, invalid user ID or password",
-    "etcdserver: request timed out",
-    "etcdserver: leader changed",
     "etcdserver: no leader",
     "etcdserver: too many requests",
     "trying to send message larger than max",
-    "context deadline exceeded",
     "connection refused",
 ];
+/// The messages after which etcd may put them later.
+const TIMEOUTS: &[&str] =
+    &["etcdserver: request timed out", "etcdserver: leader changed", "context deadline exceeded"];
+
+/// Marks the error of a transaction that etcd may have done all the same.
+#[derive(Debug, Clone, Copy)]
+pub struct Unanswered {
+    /// The number of keys in it.
+    pub keys: usize,
+}
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("putting keys")
+    }
+}
 
 /// A key to put, if it is still as expected.
 #[derive(Clone, Copy)]
@@ -59,7 +72,7 @@ impl Client {
     /// Puts all keys in one transaction, if every one of them is as expected. Returns whether it was done.
     ///
     /// # Errors
-    /// etcd refuses the transaction or does not answer. In the second case it may have been done.
+    /// etcd refuses the transaction; or it does not answer, and the error is [`Unanswered`].
     pub fn put_if(&self, puts: &[ConditionalPut<'_>]) -> Result<bool> {
         let seconds = TIMEOUT.as_secs();
         let by_hand = format!("try one key with {} put", quoted(self.etcdctl.as_os_str()));
@@ -71,13 +84,22 @@ impl Client {
             .stdin_bytes(script(puts).into_bytes())
             .redact_output(known_message, by_hand);
         let answer = program.run().and_then(|output| output.json());
-        let answer: TxnAnswer = answer.map_err(|error| self.diagnose(error)).context("putting keys")?;
+        let answer: TxnAnswer = answer.map_err(|error| {
+            let is_refused = REFUSALS.iter().any(|message| error.stderr.contains(message));
+            let error = self.diagnose(error);
+            if is_refused {
+                error.context("putting keys")
+            } else {
+                error.context(Unanswered { keys: puts.len() })
+            }
+        })?;
         Ok(answer.succeeded)
     }
 }
 
 fn known_message(line: &str) -> Option<String> {
-    MESSAGES.iter().find(|message| line.contains(**message)).map(|message| (*message).to_owned())
+    let mut messages = REFUSALS.iter().chain(TIMEOUTS);
+    messages.find(|message| line.contains(**message)).map(|message| (*message).to_owned())
 }
 
 /// Returns the input of `etcdctl txn`: the comparisons, the requests if they hold, and those if not, each followed by an
