@@ -27,12 +27,14 @@ use crate::error::{ActionError, Failure, Refusal, RefusalKind, Subcommand, quote
 use crate::juju::Juju;
 use crate::progress::Progress;
 use crate::result_key as key;
+use crate::schedule::runs::health::HealthLevel;
+use crate::system::text::replace_escapes;
 use crate::system::{interrupt, stderr};
 use command::Command;
 use command_line::{CalledAs, Invocation, PROGRAM, Request};
 use job::Job;
 use progress_reporter::Reporter;
-use render::{Format, Style};
+use render::{Format, REPLACEMENT, Style};
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
@@ -257,11 +259,15 @@ fn not_started(cause: anyhow::Error) -> ActionError {
 
 /// Reports a result that could not be written to its end.
 fn not_written(command: &Command, error: std::io::Error) -> ActionError {
-    let error = ActionError::Failed(Failure {
-        cause: anyhow::Error::from(error).context("writing the result"),
-        state: "the printed result is incomplete".to_owned(),
-        next: Subcommand::new(command.name).flag("help").to_string(),
-    });
+    let state = "the printed result is incomplete".to_owned();
+    let error = match interrupt::requested() {
+        Some(signal) => ActionError::Interrupted { signal, state },
+        None => ActionError::Failed(Failure {
+            cause: anyhow::Error::from(error).context("writing the result"),
+            state,
+            next: Subcommand::new(command.name).flag("help").to_string(),
+        }),
+    };
     stderr::print(&error.to_string());
     error
 }
@@ -301,7 +307,7 @@ impl Front {
             return terminal::status(&written.map_err(|error| not_written(command, error)));
         }
         terminal::print(&match format {
-            Format::Text => job.text(style),
+            Format::Text => replace_escapes(&job.text(style), REPLACEMENT),
             Format::Juju => job.juju().yaml(),
             Format::Json => json(job.json(), outcome),
             Format::Yaml => yaml(job.json(), outcome),
@@ -309,7 +315,8 @@ impl Front {
         if let Err(error) = outcome {
             stderr::print(&error.to_string());
         }
-        job.exit_status().map_or_else(|| terminal::status(outcome), ExitCode::from)
+        let unknown = (is_check && outcome.is_err()).then_some(HealthLevel::Unknown as u8);
+        job.exit_status().or(unknown).map_or_else(|| terminal::status(outcome), ExitCode::from)
     }
 }
 

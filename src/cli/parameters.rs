@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 
 /// The parameters that may be given several times. Their values are separated by commas.
 const REPEATABLE: [&str; 1] = ["label"];
+/// The parameters that an empty text would ignore: a script with an unset variable would restore without the check, or prune
+/// all archives. Juju gives them as empty by default.
+const NEVER_EMPTY: [&str; 2] = ["expected-sha256", "label"];
 /// The parameter with which `restore` only recovers an interrupted run.
 const RECOVER: &str = "recover";
 
@@ -35,6 +38,9 @@ impl<'a> Collector<'a> {
     /// Refuses a name that is not declared or was given before, and a value of another type.
     pub fn add_text(&mut self, name: &str, value: &str) -> Result<(), Refusal> {
         let param = self.declared(name)?;
+        if value.is_empty() && NEVER_EMPTY.contains(&name) {
+            return Err(self.refusal(format!("parameter {name} is empty")));
+        }
         let value = from_text(param, value).ok_or_else(|| self.badly_typed(param))?;
         self.insert(param, value)
     }
@@ -218,6 +224,14 @@ mod tests {
         assert_eq!(params.text("bump-revision").unwrap(), "auto");
         assert!(params.flag("skip-backup").unwrap());
         assert!(!params.flag("plan").unwrap());
+    }
+
+    #[test]
+    fn an_empty_hash_is_refused_unless_juju_gives_its_default() {
+        let refusal = from_words(&[("expected-sha256", "")]).unwrap_err();
+        assert_eq!(refusal.reason, "parameter expected-sha256 is empty");
+        assert!(from_words(&[("target", "")]).is_ok());
+        assert!(from_map(&json!({"expected-sha256": ""})).is_ok());
     }
 
     #[test]

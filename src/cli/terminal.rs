@@ -3,8 +3,8 @@
 //! Must never fail a command because its output cannot be written.
 
 use crate::error::{ActionError, RefusalKind};
-use crate::system::stderr;
-use std::io::{self, BufWriter, ErrorKind, Write};
+use crate::system::{interrupt, stderr};
+use std::io::{self, BufWriter, ErrorKind, StdoutLock, Write};
 use std::process::ExitCode;
 
 /// Returns the exit status for an outcome.
@@ -36,16 +36,33 @@ pub(super) fn print(text: &str) {
 }
 
 /// Lets `write` write to standard output, and returns its result. A reader that wants no more, such as `head`, is not an
-/// error.
+/// error. A signal is one.
 pub(super) fn stream(write: impl FnOnce(&mut dyn Write) -> Option<io::Result<()>>) -> Option<io::Result<()>> {
-    let mut stdout = BufWriter::with_capacity(64 << 10, io::stdout().lock());
-    let written = write(&mut stdout)?.and_then(|()| stdout.flush());
-    Some(match written {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => {
-            // Its buffer would be written again when it is dropped.
-            let _ = stdout.into_parts();
-            Ok(())
-        }
-        other => other,
-    })
+    let output = Output { stdout: io::stdout().lock(), error: None };
+    let mut buffer = BufWriter::with_capacity(64 << 10, output);
+    let written = write(&mut buffer)?.and_then(|()| buffer.flush());
+    let Err(error) = written else { return Some(Ok(())) };
+    // Its buffer would be written again when it is dropped.
+    let (Output { error: cause, .. }, _) = buffer.into_parts();
+    let error = cause.unwrap_or(error);
+    Some(if error.kind() == ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
+}
+
+/// Standard output, which a signal ends.
+struct Output<'a> {
+    stdout: StdoutLock<'a>,
+    /// The error of the last write. A serializer replaces it by one of its own.
+    error: Option<io::Error>,
+}
+
+impl Write for Output<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = interrupt::check().map_err(io::Error::other).and_then(|()| self.stdout.write(bytes));
+        self.error = written.as_ref().err().map(|error| io::Error::new(error.kind(), error.to_string()));
+        written
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stdout.flush()
+    }
 }

@@ -2,10 +2,13 @@
 //! stopped. Another one loses keys, and gets them back.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use test_case::test_case;
 
@@ -391,4 +394,35 @@ fn keeps_a_key_that_changes_in_the_meantime(world: &World, archive: &Path) {
     let out = run(world, &["import", archive, "--apply", "--only-missing", "--prefix=/app/"]);
     assert_eq!(out.status.code(), Some(1), "{}", out.describe());
     assert!(out.stderr.contains("withheld because it may quote data"), "{}", out.describe());
+}
+
+/// Starts to print keys in `format`, into a pipe that is larger than the buffers.
+fn print_many_keys(world: &World, archive: &Path, format: &str) -> std::process::Child {
+    let words = ["keys", archive.to_str().unwrap(), "--quiet", "--format", format];
+    let mut command = world.action(PROGRAM, &words);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn printing_ends_if_the_reader_closes_the_pipe_or_a_signal_arrives() {
+    let world = World::plain(Version::V35);
+    let name = "x".repeat(4000);
+    (0..60).for_each(|number| world.put_bytes(&format!("/{name}/{number}"), b"y"));
+    let archive = world.saved();
+    for format in ["text", "json", "yaml"] {
+        let mut child = print_many_keys(&world, &archive, format);
+        drop(child.stdout.take());
+        let out = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        assert_eq!((out.status.code(), &*stderr), (Some(0), ""), "{format}");
+
+        let mut child = print_many_keys(&world, &archive, format);
+        let mut first = [0; 1];
+        child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+        kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        let out = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(128 + Signal::SIGTERM as i32), "{format}: {stderr}");
+        assert!(stderr.contains("the printed result is incomplete"), "{format}: {stderr}");
+    }
 }

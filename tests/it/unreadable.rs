@@ -44,6 +44,9 @@ fn unreadable_run_record_is_reported_and_fails_no_backup() {
         let out = out.finish();
         assert_eq!(out.status.code(), Some(3), "{}", out.describe());
         assert!(out.stdout.contains("run.json: Input/output error"), "{}", out.describe());
+        let words = [&*world.to_target(), "--json"];
+        let document = Run::start(command(&world, program!("check"), &words), &world.path("runs")).finish();
+        assert_eq!(document.status.code(), Some(3), "{}", document.describe());
         let ended = run(&world, "backup", &["scheduled=true"]).completed();
         let warning = ended.get("run.warning");
         assert!(warning.contains("the earlier runs are unknown: "), "{warning}");

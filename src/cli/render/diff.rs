@@ -1,9 +1,10 @@
 //! The outcome of `diff`. The keys are written one by one.
 
 use super::table::{fields, table, warnings};
-use super::{Format, Render, Style, stream_lines};
+use super::{Format, REPLACEMENT, Render, Style, stream_lines};
 use crate::cli::results::Results;
 use crate::commands::contents::diff::{ChangedKey, Kind, Outcome, State};
+use crate::system::text::replace_control;
 use std::io::{self, Write};
 
 /// The most prefixes and the most keys that text shows without `--all`.
@@ -70,5 +71,6 @@ impl Outcome {
 
 fn state(state: &State) -> String {
     let cluster = state.cluster_id.as_ref().map(|id| format!(", cluster {id}")).unwrap_or_default();
-    format!("{}, revision {}{cluster}", state.location, state.revision)
+    let text = format!("{}, revision {}{cluster}", state.location, state.revision);
+    replace_control(&text, REPLACEMENT)
 }

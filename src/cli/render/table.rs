@@ -1,5 +1,8 @@
 //! Tables and lists of fields as text.
 
+use super::REPLACEMENT;
+use crate::system::text::replace_control;
+
 /// Returns a table with columns as wide as their widest cell, two spaces apart, below `head`.
 pub(super) fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let rows = rows.into_iter().map(Vec::from);
@@ -23,7 +26,8 @@ pub(super) fn columns(head: &[&str], rows: &[Vec<String>]) -> String {
 pub(super) fn fields(fields: &[(&str, Option<String>)]) -> String {
     let known = || fields.iter().filter_map(|(label, value)| Some((label, value.as_ref()?)));
     let width = known().map(|(label, _)| label.chars().count()).max().unwrap_or(0);
-    known().map(|(label, value)| format!("{label:width$}  {value}\n")).collect()
+    let value = |value: &str| replace_control(value, REPLACEMENT);
+    known().map(|(label, text)| format!("{label:width$}  {}\n", value(text))).collect()
 }
 
 /// Returns a line for each warning.
@@ -73,5 +77,7 @@ mod tests {
         let text =
             fields(&[("path", Some("/x".to_owned())), ("sha256", None), ("size", Some("1K".to_owned()))]);
         assert_eq!(text, "path  /x\nsize  1K\n");
+        let forged = fields(&[("member", Some("x\nverified  yes\u{1b}[2J".to_owned()))]);
+        assert_eq!(forged, "member  x\u{fffd}verified  yes\u{fffd}[2J\n");
     }
 }
