@@ -262,7 +262,9 @@ fn recovers_from_a_power_cut_at_any_moment(version: Version) {
         // A process that ends has no arguments any more, and still holds its ports.
         loop {
             let running = fixture.world.processes();
-            running.iter().for_each(|pid| drop(kill(Pid::from_raw(*pid), Signal::SIGKILL)));
+            for pid in &running {
+                let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+            }
             ending.extend(running);
             ending.retain(|pid| alive(*pid));
             if ending.is_empty() {
