@@ -11,6 +11,10 @@ pub fn recover_command(site: &Site) -> Subcommand {
     Subcommand::new("restore").flag("recover").option_if_some("site", site.choice.as_ref())
 }
 
+/// The next step for a member without data.
+const JOIN_OR_RESTORE_ALONE: &str = "if the other members serve, remove this one with `etcdctl member remove` on one of them and add it again with \
+     `etcdctl member add`; if they are lost, leave only this member in initial-cluster, and restore again";
+
 /// An obstacle to a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Obstacle {
@@ -396,10 +400,7 @@ impl Obstacle {
                  stop etcd first"
                     .to_owned()
             }
-            Self::EmptyMember { .. } => "if the other members serve, remove this one with `etcdctl member remove` on one of \
-                 them and add it again with `etcdctl member add`; if they are lost, leave only this member in \
-                 initial-cluster, and restore again"
-                .to_owned(),
+            Self::EmptyMember { .. } => JOIN_OR_RESTORE_ALONE.to_owned(),
             Self::OnlyLearner { .. } => "restore on a voting member".to_owned(),
             Self::NotStarted { start } => format!("start etcd ({start}), then restore again"),
             Self::NoMembers => "etcdctl member list, and read etcd's log".to_owned(),
