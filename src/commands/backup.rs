@@ -192,17 +192,19 @@ fn due(table: &Timetable, state: Option<&TimerState>, runs: &[Run], now: Timesta
     let Some(last) = of_slot().next() else { return Due::Now { scheduled: slot, tries: 0 } };
     let tries = of_slot().map(|run| run.tries).max().unwrap_or(0);
     let at = slot.map(|slot| slot.to_string()).unwrap_or_default();
+    let is_coarse = table.fires_more_often_than_due();
     match last.was_killed() || last.interrupted {
-        true if tries > table.retries => Due::Not(format!(
+        true if tries <= table.retries => Due::Now { scheduled: slot, tries },
+        // systemd starts a killed run again.
+        true if last.was_killed() || is_coarse => Due::Not(format!(
             "the run of {at} was tried {tries} times, and was killed or interrupted in the last attempt"
         )),
-        true => Due::Now { scheduled: slot, tries },
-        false if table.fires_more_often_than_due() => {
+        _ if is_coarse => {
             let has = if last.backup_phase == RunPhase::Failed { "failed" } else { "already finished" };
             Due::Not(format!("the run scheduled for {at} has {has}"))
         }
         // Someone has started the service.
-        false => Due::Now { scheduled: None, tries: 0 },
+        _ => Due::Now { scheduled: None, tries: 0 },
     }
 }
 

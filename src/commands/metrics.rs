@@ -75,6 +75,8 @@ pub(super) fn refresh(
     if directories.is_empty() {
         return Ok(());
     }
+    // A signal ends only the listing of the destinations: without the other facts, series would disappear.
+    let undisturbed = interrupt::defer();
     let now = now();
     let found = Found::at(home, settings, now)?;
     let scheduled = settings.schedule.as_ref().map(|_| of_schedule(environment, settings));
@@ -84,13 +86,17 @@ pub(super) fn refresh(
     let backups = BackupFacts { runs: &runs, ..found.known() };
     let last_good = last_good(&backups).map(|run| run.started_time);
     let expected_after = |moment: Timestamp| expected_after(settings, moment).ok().flatten();
+    let upcoming = if is_scheduled { expected_after(now) } else { None };
+    let after_last_good = last_good.filter(|_| is_scheduled).and_then(expected_after);
     let local = Repository::open_directory(home.path());
+    let usage = usage(local.and_then(|local| local.map(|local| local.usage("")).transpose()));
+    drop(undisturbed);
     let facts = MetricsFacts {
         target: home.path(),
         scheduled: scheduled.as_deref(),
-        upcoming: if is_scheduled { expected_after(now) } else { None },
-        after_last_good: last_good.filter(|_| is_scheduled).and_then(expected_after),
-        usage: usage(local.and_then(|local| local.map(|local| local.usage("")).transpose())),
+        upcoming,
+        after_last_good,
+        usage,
         results: &found.results,
         destinations: &destinations(&found, settings, environment, folder),
         backups,

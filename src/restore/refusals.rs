@@ -295,8 +295,8 @@ impl Obstacle {
                 format!("an etcd answers at the endpoint, but no process has {data_dir} open")
             }
             Self::EmptyMember { data_dir, others } => format!(
-                "{data_dir} has no data, and etcd's configuration names other members (initial-cluster): {}; if they \
-                 serve, a restored etcd here would be a second cluster",
+                "{data_dir} has no data, and etcd's configuration names other members: {}; if they serve, a \
+                 restored etcd here would be a second cluster",
                 others.join(", ")
             ),
             Self::OnlyLearner { member } => format!("the only member, {member}, is a learner"),

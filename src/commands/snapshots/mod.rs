@@ -10,7 +10,7 @@ pub mod verify;
 
 use super::next::repeat;
 use super::{Call, target};
-use crate::error::{ActionError, Failure, Refusal, describe_inline};
+use crate::error::{ActionError, Failure, Interrupted, Refusal, describe_inline};
 use crate::etcd::client::{Client, Status};
 use crate::etcd::site::Site;
 use crate::exchange::Lineage;
@@ -205,13 +205,16 @@ fn not_looked_at(again: &Relisting) -> Vec<String> {
 }
 
 /// Returns the error of a command on several archives, if it failed for any. `next` is the command to type. After a signal,
-/// the failures are those of the archives that were left.
+/// most failures are those of the archives that were left.
 fn failed(failures: &[String], state: &str, next: &str) -> Result<(), ActionError> {
     if failures.is_empty() {
         return Ok(());
     }
     if let Some(signal) = interrupt::requested() {
-        return Err(ActionError::Interrupted { signal, state: state.to_owned() });
+        let interrupted = Interrupted { signal }.to_string();
+        let others = failures.iter().filter(|failure| !failure.ends_with(&interrupted));
+        let others: String = others.map(|failure| format!("; {failure}")).collect();
+        return Err(ActionError::Interrupted { signal, state: format!("{state}{others}") });
     }
     Err(ActionError::Failed(Failure {
         cause: anyhow::anyhow!("{}", failures.join("; ")),

@@ -141,13 +141,15 @@ impl<'a> Cursor<'a> {
             return Ok(None);
         };
         let PathLevel { id, .. } = self.top().context("the cursor has left the tree")?;
-        let bytes = self.bytes.checked_sub(slot.size()).with_context(|| {
+        let left = self.bytes.checked_sub(slot.size()).with_context(|| {
             format!(
                 "{}: the elements of the tree are larger than the file, so some overlap",
                 describe_page(*id)
             )
-        })?;
-        self.bytes = bytes;
+        });
+        // After an error, each further call fails too.
+        self.bytes = *left.as_ref().unwrap_or(&0);
+        left?;
         let page = &self.top().context("the cursor has left the tree")?.page;
         Ok(Some(Element { is_bucket: slot.is_bucket, key: page.key(slot)?, value: page.value(slot)? }))
     }

@@ -142,6 +142,8 @@ impl Candidate {
     }
 }
 
+/// The options by which a new member finds the others, instead of `initial-cluster`.
+const DISCOVERY: [&str; 3] = ["discovery", "discovery-srv", "discovery-endpoints"];
 /// The name of a member that is not configured (etcd, server/embed/config.go, `DefaultName`).
 const DEFAULT_NAME: &str = "default";
 
@@ -150,12 +152,24 @@ const DEFAULT_NAME: &str = "default";
 pub(super) fn initial_member(options: &Options) -> InitialMember {
     let text = |name| options.text(name).filter(|text| !text.contains("$(")).map(str::to_owned);
     let name = text("name");
-    let own = name.as_deref().unwrap_or(DEFAULT_NAME);
+    InitialMember { others: other_members(options), peer_urls: text("initial-advertise-peer-urls"), name }
+}
+
+/// Returns the names of the other members that the configuration names, or the option by which etcd would find them.
+fn other_members(options: &Options) -> Vec<String> {
+    let is_set = |option: &&str| options.text(option).is_some_and(|value| !value.is_empty());
+    if let Some(option) = DISCOVERY.into_iter().find(is_set) {
+        return vec![format!("those that {option} finds")];
+    }
+    let own = options.text("name").unwrap_or(DEFAULT_NAME);
     let cluster = options.text("initial-cluster").unwrap_or_default();
-    let names: BTreeSet<&str> =
+    let all: BTreeSet<&str> =
         cluster.split(',').filter_map(|one| Some(one.split_once('=')?.0.trim())).collect();
-    let others = names.into_iter().filter(|name| *name != own && !name.contains("$(")).map(str::to_owned);
-    InitialMember { others: others.collect(), peer_urls: text("initial-advertise-peer-urls"), name }
+    // kubelet has yet to fill in the name, so the only one is its own.
+    if own.contains("$(") && all.len() == 1 {
+        return Vec::new();
+    }
+    all.into_iter().filter(|name| *name != own && !name.contains("$(")).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -186,6 +200,10 @@ mod tests {
         assert_eq!(others(&["--initial-cluster=default=http://localhost:2380"]), [""; 0]);
         let three = "--initial-cluster=cp3=https://10.0.0.6:2380,cp1=https://$(POD_IP):2380,cp2=https://10.0.0.5:2380";
         assert_eq!(others(&["--name=cp1", three]), ["cp2", "cp3"]);
-        assert_eq!(others(&["--name=$(NODE)", "--initial-cluster=$(NODE)=https://10.0.0.4:2380"]), [""; 0]);
+        for name in ["$(NODE)", "cp1"] {
+            let alone = format!("--initial-cluster={name}=https://10.0.0.4:2380");
+            assert_eq!(others(&["--name=$(NODE)", &alone]), [""; 0]);
+        }
+        assert_eq!(others(&["--discovery-srv=example.com"]), ["those that discovery-srv finds"]);
     }
 }

@@ -164,8 +164,28 @@ pub(super) fn stopped_next_to(
         !candidate.is_disabled && other != data_dir && (own.is_none() || file_id(root, other) != own)
     };
     let pods = Machine::look(root, systemd)?.stopped?;
-    let stopped = pods.into_iter().chain(installed(root, systemd)?).filter(is_other);
+    // The files of a removed package may be left, so only units count.
+    let units = systemd_units::look(root, systemd)?.into_iter().filter(|unit| !runs(systemd, unit));
+    let stopped = pods.into_iter().chain(units).filter(is_other);
     Ok(stopped.map(|candidate| candidate.describe()).collect())
+}
+
+/// Returns the etcd that an operator calls `choice` among those that are installed and do not run.
+///
+/// # Errors
+/// Several are called so, or the installed etcds cannot be determined.
+pub(super) fn stopped_called(
+    root: &Path,
+    systemd: &Systemd<'_>,
+    choice: &str,
+) -> Result<Option<Candidate>, Refusal> {
+    let is_meant = |candidate: &Candidate| candidate.is_called(choice) && !runs(systemd, candidate);
+    at_most_one(installed(root, systemd)?.into_iter().filter(is_meant).collect())
+}
+
+/// Returns whether the unit of an etcd has a main process. Its configuration may have changed since that was started.
+fn runs(systemd: &Systemd<'_>, candidate: &Candidate) -> bool {
+    candidate.site.service.unit().is_some_and(|unit| (systemd.main_pid)(unit).is_some())
 }
 
 /// Describes how a restart would change a running etcd.

@@ -85,7 +85,11 @@ impl Site {
             (choice, _) => {
                 let machine = this_machine()?;
                 let all = machine.describe();
-                match machine.called(choice)? {
+                let found = match machine.called(choice)? {
+                    None => discovery::stopped_called(Path::new("/"), &OUR_SYSTEMD, choice)?,
+                    found => found,
+                };
+                match found {
                     Some(candidate) => candidate.into_site(password),
                     None if Path::new(choice).is_absolute() && Path::new(choice).is_file() => {
                         site_file::read(Path::new(choice), password)

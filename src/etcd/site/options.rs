@@ -14,9 +14,11 @@ const PREFIX: &str = "ETCD_";
 /// The flags that need no value, as far as they are read here.
 const SWITCHES: [&str; 2] = ["client-cert-auth", "auto-tls"];
 /// The options in a configuration file, as far as they are read here (etcd, server/embed/config.go, `configJSON`).
-const IN_FILE: [&str; 8] = [
+const IN_FILE: [&str; 10] = [
     "name",
     "initial-cluster",
+    "discovery",
+    "discovery-srv",
     "data-dir",
     "wal-dir",
     "listen-client-urls",

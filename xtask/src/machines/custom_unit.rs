@@ -141,13 +141,15 @@ pub fn two(test_bed: &TestBed) -> Result<String> {
     machine.run(&["systemctl", "start", "config-store.service"])?;
     let both = ["2 etcds", "etcd.service", "config-store.service", "/srv/db/etcd", "site="];
     scenario::refused(&machine, "snapshot", &[], &both)?;
+    let mut archives = Vec::new();
     for (choice, data) in
         [("config-store", "/srv/db/etcd"), ("/var/lib/etcd/default", "/var/lib/etcd/default")]
     {
         let choice = format!("site={choice}");
         let site = scenario::action(&machine, "site", &[&choice])?;
         ensure!(scenario::text(&site, &["site", "data-dir"])? == data, "{site}");
-        scenario::action(&machine, "snapshot", &[&choice])?;
+        let saved = scenario::action(&machine, "snapshot", &[&choice])?;
+        archives.push(scenario::text(&saved, &["snapshot", "path"])?);
     }
     // The one that does not run may be the one to restore.
     machine.run(&["systemctl", "stop", "config-store.service"])?;
@@ -157,5 +159,8 @@ pub fn two(test_bed: &TestBed) -> Result<String> {
         "site=/var/lib/etcd/default",
     ];
     scenario::refused(&machine, "restore", &["snapshot=latest"], &parts)?;
+    for choice in ["site=/srv/db/etcd", "site=config-store"] {
+        scenario::action(&machine, "restore", &[&format!("snapshot={}", archives[0]), choice])?;
+    }
     Ok("refused, naming both; each was used when chosen; a restore is refused if one does not run".to_owned())
 }
