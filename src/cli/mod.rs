@@ -34,7 +34,7 @@ use command::Command;
 use command_line::{CalledAs, Invocation, PROGRAM, Request};
 use job::Job;
 use progress_reporter::Reporter;
-use render::{Format, REPLACEMENT, Style};
+use render::{Format, Style};
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
@@ -307,7 +307,7 @@ impl Front {
             return terminal::status(&written.map_err(|error| not_written(command, error)));
         }
         terminal::print(&match format {
-            Format::Text => replace_escapes(&job.text(style), REPLACEMENT),
+            Format::Text => replace_escapes(&job.text(style)),
             Format::Juju => job.juju().yaml(),
             Format::Json => json(job.json(), outcome),
             Format::Yaml => yaml(job.json(), outcome),

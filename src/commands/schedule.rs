@@ -200,6 +200,7 @@ impl<'s> Wanted<'s> {
 
     /// Returns the next runs, in UTC. If no calendar expression has exactly the interval, the timer fires at other times too.
     fn next(&self) -> Result<Vec<String>> {
+        // systemd checks the expressions.
         let elapses = timer::next_elapses(&self.table.lines, SHOWN)?;
         let times = match self.table.interval_times(self.now) {
             Some(times) => times.take(SHOWN).collect(),

@@ -42,7 +42,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// The timeout of a cheap query. etcdctl itself gives up after [`DEFAULT_COMMAND_TIMEOUT`].
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(15);
-/// The time after which etcdctl gives up a query if it is not set. A login gets this time too: etcd writes it to its log
+/// etcdctl's default time limit of a query (`--command-timeout`). A login gets this time too: etcd writes it to its log
 /// (`etcdserver/v3_server.go` `Authenticate`), and a disk that syncs a large file may need more than etcdctl's 2 s.
 const DEFAULT_COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time that a member has at least for its status: on a busy computer, etcdctl needs that to start.

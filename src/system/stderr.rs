@@ -6,5 +6,5 @@ use std::io::Write;
 /// Prints a message to standard error. Ignores an error if standard error is closed or full, because it cannot be
 /// reported. A message may quote an archive or a server, which must not control the terminal.
 pub fn print(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", replace_escapes(line, char::REPLACEMENT_CHARACTER));
+    let _ = writeln!(std::io::stderr(), "{}", replace_escapes(line));
 }

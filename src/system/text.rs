@@ -1,9 +1,9 @@
 //! Text from outside, made safe to print.
 
 /// Replaces the control characters of text with several lines, except line breaks and tabs.
-pub fn replace_escapes(text: &str, replacement: char) -> String {
+pub fn replace_escapes(text: &str) -> String {
     let is_escape = |c: char| c.is_control() && !['\n', '\t'].contains(&c);
-    text.chars().map(|c| if is_escape(c) { replacement } else { c }).collect()
+    text.chars().map(|c| if is_escape(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Replaces every control character, such as a line break or an escape sequence of a terminal.

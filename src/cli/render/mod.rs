@@ -46,7 +46,7 @@ pub(super) enum Format {
 }
 
 /// The character that stands for a control character of an archive's manifest.
-pub(super) const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
+const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 
 /// How text is laid out.
 #[derive(Debug, Clone, Copy, Default)]

@@ -7,9 +7,6 @@ use super::Backend;
 use crate::etcd::protobuf::{Malformed, MessageFields};
 use anyhow::{Context, Result};
 
-/// The most bytes of a bucket that is held in memory: users, roles, alarms or members.
-const MAX_HELD: usize = 8 << 20;
-
 /// A user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
@@ -41,8 +38,8 @@ pub struct Alarm {
 pub(super) struct Room(usize);
 
 impl Room {
-    /// The room of a bucket that is held in memory.
-    pub const HELD: Self = Self(MAX_HELD);
+    /// The room of a bucket that is held in memory: users, roles, alarms or members.
+    pub const HELD: Self = Self(8 << 20);
 
     /// Takes the room of a record. Fails if the bucket is larger, which does not prove damage.
     pub fn take(&mut self, bucket: &str, key: &[u8], value: &[u8]) -> Result<()> {

@@ -140,16 +140,16 @@ impl<'a> Cursor<'a> {
         let Some(slot) = self.advance()? else {
             return Ok(None);
         };
-        let PathLevel { id, .. } = self.top().context("the cursor has left the tree")?;
-        let left = self.bytes.checked_sub(slot.size()).with_context(|| {
-            format!(
+        let Some(left) = self.bytes.checked_sub(slot.size()) else {
+            // Each further call fails too.
+            self.bytes = 0;
+            let id = self.top().context("the cursor has left the tree")?.id;
+            bail!(
                 "{}: the elements of the tree are larger than the file, so some overlap",
-                describe_page(*id)
-            )
-        });
-        // After an error, each further call fails too.
-        self.bytes = *left.as_ref().unwrap_or(&0);
-        left?;
+                describe_page(id)
+            );
+        };
+        self.bytes = left;
         let page = &self.top().context("the cursor has left the tree")?.page;
         Ok(Some(Element { is_bucket: slot.is_bucket, key: page.key(slot)?, value: page.value(slot)? }))
     }

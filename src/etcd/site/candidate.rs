@@ -2,7 +2,7 @@
 
 use super::client_certificates;
 use super::endpoints::{self, Endpoints, host};
-use super::model::{InitialMember, Login, Site};
+use super::model::{DEFAULT_NAME, InitialMember, Login, Site};
 use super::options::Options;
 use super::origin::{Launcher, Origin, Sourced};
 use super::programs::copy_programs_of;
@@ -144,9 +144,6 @@ impl Candidate {
 
 /// The options by which a new member finds the others, instead of `initial-cluster`.
 const DISCOVERY: [&str; 3] = ["discovery", "discovery-srv", "discovery-endpoints"];
-/// The name of a member that is not configured (etcd, server/embed/config.go, `DefaultName`).
-const DEFAULT_NAME: &str = "default";
-
 /// Returns the identity of a member without data. A value that kubelet has yet to fill in, such as `$(POD_IP)`, is
 /// unknown.
 pub(super) fn initial_member(options: &Options) -> InitialMember {

@@ -25,7 +25,7 @@ mod systemd_units;
 
 pub use client_certificates::{CHARM_TLS, RELATION_TLS, SNAP_COMMON, SNAP_RELATION_TLS};
 pub(super) use endpoints::socket_path;
-pub use model::{InitialMember, Login, Site};
+pub use model::{DEFAULT_NAME, InitialMember, Login, Site};
 pub use origin::{Launcher, Origin, Sourced};
 pub use packages::{DEBIAN_DEFAULTS, DEBIAN_UNIT, SNAP_CONFIG, SNAP_UNIT};
 pub use programs::ProgramSource;

@@ -49,6 +49,9 @@ pub struct Site {
     pub(super) configured_quota: Option<Quota>,
 }
 
+/// The name of a member without a configured name (etcd, server/embed/config.go, `DefaultName`).
+pub const DEFAULT_NAME: &str = "default";
+
 /// The identity that etcd's configuration gives to a member without data.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InitialMember {

@@ -2,7 +2,7 @@
 
 use super::one_member::Way;
 use crate::etcd::member::Member;
-use crate::etcd::site::InitialMember;
+use crate::etcd::site::{DEFAULT_NAME, InitialMember};
 use crate::restore::existing::ExistingData;
 use crate::restore::facts::Facts;
 use crate::restore::plan::Identity;
@@ -37,7 +37,7 @@ pub fn check_membership(facts: &Facts, request: &Request) -> Result<Identity, Ob
 fn initial_identity(initial: &InitialMember) -> Identity {
     let or = |value: &Option<String>, default: &str| value.clone().unwrap_or_else(|| default.to_owned());
     Identity {
-        name: or(&initial.name, "default"),
+        name: or(&initial.name, DEFAULT_NAME),
         peer_urls: or(&initial.peer_urls, "http://localhost:2380"),
     }
 }
