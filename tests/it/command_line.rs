@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::common::fs_util::copy_program;
 use crate::common::world::{Setup, Version, World};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_etcd-backup");
@@ -177,7 +178,7 @@ fn advises_a_user_who_is_not_root_to_use_sudo() {
     }
     let dir = tempfile::tempdir().unwrap();
     let (program, target) = (dir.path().join("etcd-backup"), dir.path().join("target"));
-    fs::copy(PROGRAM, &program).unwrap();
+    copy_program(PROGRAM, &program);
     fs::create_dir(&target).unwrap();
     for (path, mode) in [(dir.path(), 0o755), (&target, 0o700)] {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::common::command::{Out, Run};
+use crate::common::fs_util::copy_program;
 use crate::common::world::{Setup, Version, World, root_only_dir};
 use crate::upkeep::lock_credentials_path;
 
@@ -207,7 +208,7 @@ fn the_json_document_of_a_planned_schedule_matches_its_schema() {
     fs::write(&settings, "schedule: {when: every 12h}\n").unwrap();
     // The timer runs the program as root, so only root may be able to change it.
     let program = dir.path().join("etcd-backup");
-    fs::copy(PROGRAM, &program).unwrap();
+    copy_program(PROGRAM, &program);
     let mut run = world.action(program.to_str().unwrap(), &["schedule", "--plan", "--json"]);
     run.env("ETCD_BACKUP", &settings);
     let planned = checked("schedule", Run::start(run, &world.path("runs")).finish());

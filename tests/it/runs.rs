@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::common::command::{Out, Run, wrap};
+use crate::common::fs_util::copy_program;
 use crate::common::s3::Server;
 use crate::common::unit::Unit;
 use crate::common::world::{Version, World, is_root, root_only_dir};
@@ -384,7 +385,7 @@ fn validates_and_prints_the_schedule_before_installing_it() {
     // not satisfy this.
     let [schedule, _] = [SCHEDULE, BACKUP].map(|program| {
         let installed = dir.path().join(Path::new(program).file_name().unwrap());
-        fs::copy(program, &installed).unwrap();
+        copy_program(program, &installed);
         installed.to_str().unwrap().to_owned()
     });
     settings(&world, "");
@@ -669,7 +670,7 @@ fn plans_the_removal_of_a_timer_and_names_skipped_runs() {
     let Some(dir) = root_only_dir() else { return };
     let [schedule, _] = [SCHEDULE, BACKUP].map(|program| {
         let installed = dir.path().join(Path::new(program).file_name().unwrap());
-        fs::copy(program, &installed).unwrap();
+        copy_program(program, &installed);
         installed.to_str().unwrap().to_owned()
     });
     settings(&world, "schedule: {when: 30 2 * * *, zone: Europe/Berlin}\n");

@@ -9,6 +9,7 @@ use std::process::Command;
 use test_case::test_case;
 
 use crate::common::command::{Out, Run};
+use crate::common::fs_util::copy_program;
 use crate::common::ports::free_port;
 use crate::common::world::{PASSWORD, Setup, Version, World, is_root};
 
@@ -100,7 +101,7 @@ fn snapshot_ignores_a_program_of_a_user_named_etcd(version: Version) {
         fs::write(&etcdctl, format!("#!/bin/sh\ntouch {}\n", ran.display())).unwrap();
         fs::set_permissions(&etcdctl, fs::Permissions::from_mode(0o755)).unwrap();
         if is_copy {
-            fs::copy("/bin/sleep", &etcd).unwrap();
+            copy_program("/bin/sleep", &etcd);
         } else {
             symlink("/bin/sleep", &etcd).unwrap();
         }

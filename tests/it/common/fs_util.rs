@@ -1,10 +1,11 @@
-//! Functions that read names, metadata and hashes of files.
+//! Functions that read names, metadata and hashes of files, and that copy programs.
 
 use std::fmt::Write as _;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Returns the names in a directory, sorted. The list is empty if the directory does not exist.
 pub fn names(dir: &Path) -> Vec<String> {
@@ -61,4 +62,36 @@ pub fn succeed(out: Output, what: &str) -> String {
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{what}: {}: {stderr}", out.status);
     String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// Copies a program. `cp` writes the copy, because Linux runs no file that is open for writing (ETXTBSY): a descriptor of
+/// this process could still be open in a child that another test is starting.
+pub fn copy_program(from: impl AsRef<Path>, to: &Path) {
+    let out = Command::new("cp").arg(from.as_ref()).arg(to).output().unwrap();
+    let _ = succeed(out, "cp");
+}
+
+#[test]
+fn a_copied_program_runs_while_other_tests_start_programs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, is_over) = (dir.path().join("program"), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    assert!(Command::new("true").status().unwrap().success());
+                }
+            });
+        }
+        let results: Vec<_> = (0..100)
+            .map(|_| {
+                copy_program("/bin/true", &path);
+                let result = Command::new(&path).status().map(|status| status.success());
+                fs::remove_file(&path).unwrap();
+                result.map_err(|error| error.to_string())
+            })
+            .collect();
+        is_over.store(true, Ordering::Relaxed);
+        assert!(results.iter().all(|result| *result == Ok(true)), "{results:?}");
+    });
 }
