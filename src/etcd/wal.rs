@@ -43,6 +43,15 @@ pub struct WalSummary {
     pub is_torn: bool,
 }
 
+/// The member that a log belongs to (`etcdserverpb.Metadata`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalOwner {
+    /// The id of the member.
+    pub member_id: u64,
+    /// The id of its cluster.
+    pub cluster_id: u64,
+}
+
 /// An event that a log records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WalItem<'a> {
@@ -84,6 +93,32 @@ pub fn check_member(member: &Dir) -> Result<WalSummary, WalError> {
         Some(index) => read_after(&log, index, &mut |_| ()),
         None => check(&log),
     }
+}
+
+/// Returns the member that the log in `dir` belongs to. etcd writes it at the beginning of each file (`wal.go` `cut`). A running
+/// etcd may append to the log meanwhile.
+///
+/// # Errors
+/// The newest file cannot be read, or does not begin with the member.
+pub fn owner(dir: &Dir) -> Result<WalOwner, WalError> {
+    let segments = segments(dir)?;
+    let newest = segments.last().ok_or_else(|| incomplete("it has no .wal file"))?;
+    let mut file = Frames::open(dir, newest, true)?;
+    while let Some(frame) = file.next()? {
+        let Ok(record) = WalRecord::parse(frame) else { break };
+        match record.kind {
+            CRC => {}
+            METADATA => {
+                let ids = integer(record.data, 1).and_then(|member| Ok((member, integer(record.data, 2)?)));
+                return match ids {
+                    Ok((member_id, cluster_id)) => Ok(WalOwner { member_id, cluster_id }),
+                    Err(fault) => Err(file.damaged(fault.what())),
+                };
+            }
+            _ => break,
+        }
+    }
+    Err(file.damaged("it does not begin with the id of its member"))
 }
 
 /// The index in the name `TERM-INDEX.snap` (`snap/snapshotter.go`).

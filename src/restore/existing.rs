@@ -32,8 +32,11 @@ pub enum ExistingData {
     /// The member directory has no write-ahead log: it is lost, or stored elsewhere. An etcd that starts without its
     /// log creates a new cluster of one member, and is healthy.
     WithoutLog,
-    /// The endpoint answers, but no etcd has this data directory open: they do not belong together.
-    OfAnotherEtcd,
+    /// The etcd that answers at the endpoint does not serve this data directory.
+    OfAnotherEtcd {
+        /// Whether another etcd has it open.
+        is_open: bool,
+    },
 }
 
 impl ExistingData {
@@ -47,7 +50,7 @@ impl ExistingData {
             | Self::Damaged(_)
             | Self::NotReadable(_)
             | Self::WithoutLog
-            | Self::OfAnotherEtcd => None,
+            | Self::OfAnotherEtcd { .. } => None,
         }
     }
 }

@@ -5,10 +5,11 @@
 use super::existing::ExistingData;
 use super::stage::{Stage, StoppedData, Unreadable};
 use super::versions::Versions;
-use crate::etcd::client::Client;
+use crate::etcd::client::{Client, Status};
 use crate::etcd::service::Service;
 use crate::etcd::site::{InitialMember, Quota, Site};
 use crate::etcd::v2_store::V2Keys;
+use crate::etcd::wal::{self, WalOwner};
 use crate::exchange::{DataDir, Lineage, MEMBER};
 use crate::snapshot::required_space;
 use crate::system::interrupt;
@@ -119,7 +120,7 @@ fn v2_keys(site: &Site, existing: &ExistingData) -> V2Keys {
         | ExistingData::Damaged(_)
         | ExistingData::NotReadable(_)
         | ExistingData::WithoutLog
-        | ExistingData::OfAnotherEtcd => V2Keys::None,
+        | ExistingData::OfAnotherEtcd { .. } => V2Keys::None,
     }
 }
 
@@ -133,6 +134,15 @@ fn has_log(data: &DataDir) -> Result<bool> {
         return Ok(false);
     }
     Ok(member.child("wal")?.names()?.iter().any(|name| name.ends_with(".wal")))
+}
+
+/// Returns whether the log in the data directory belongs to another member than the one that reports `status`. A log that
+/// cannot be read does not show that.
+fn is_of_another(data: &DataDir, status: &Status) -> bool {
+    let log = data.dir().child(MEMBER).and_then(|member| member.child("wal"));
+    let owner = log.ok().and_then(|log| wal::owner(&log).ok());
+    let answering = WalOwner { member_id: status.member_id, cluster_id: status.cluster_id };
+    owner.is_some_and(|owner| owner != answering)
 }
 
 /// The observed state of the live data.
@@ -156,8 +166,11 @@ fn observe(site: &Site, data: &DataDir, stage: &mut Stage<'_>, lineage: &mut Lin
         Observed { existing, keys: Ok(0), size, size_in_use: size }
     };
     Ok(match answer {
-        Ok(_) if !is_in_use => observed(ExistingData::OfAnotherEtcd),
+        Ok(_) if !is_in_use => observed(ExistingData::OfAnotherEtcd { is_open: false }),
         _ if has_member && !has_log(data)? => observed(ExistingData::WithoutLog),
+        Ok((status, _)) if is_of_another(data, &status) => {
+            observed(ExistingData::OfAnotherEtcd { is_open: true })
+        }
         Ok((status, members)) => {
             lineage.add_own(status.cluster_id);
             Observed {

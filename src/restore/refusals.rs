@@ -87,6 +87,8 @@ pub enum Obstacle {
     OfAnotherEtcd {
         /// The data directory.
         data_dir: String,
+        /// Whether another etcd has it open.
+        is_open: bool,
     },
     /// The member has no data, and its configuration names other members.
     EmptyMember {
@@ -291,8 +293,13 @@ impl Obstacle {
             Self::WithoutLog { data_dir, .. } => format!(
                 "the write-ahead log is missing in {data_dir}/member/wal: it is lost, or stored elsewhere (wal-dir)"
             ),
-            Self::OfAnotherEtcd { data_dir } => {
+            Self::OfAnotherEtcd { data_dir, is_open: false } => {
                 format!("an etcd answers at the endpoint, but no process has {data_dir} open")
+            }
+            Self::OfAnotherEtcd { data_dir, is_open: true } => {
+                format!(
+                    "the etcd that answers at the endpoint does not serve {data_dir}: another etcd has it open"
+                )
             }
             Self::EmptyMember { data_dir, others } => format!(
                 "{data_dir} has no data, and etcd's configuration names other members: {}; if they serve, a \
@@ -395,10 +402,9 @@ impl Obstacle {
                 format!("start etcd ({start}), read its log if it does not start, and restore again")
             }
             Self::WithoutLog { data_dir, stop } => find_log(data_dir, stop),
-            Self::OfAnotherEtcd { .. } => {
-                "correct endpoint or data-dir in the site file; if the data was deleted, \
-                 stop etcd first"
-                    .to_owned()
+            Self::OfAnotherEtcd { is_open, .. } => {
+                let deleted = if *is_open { "" } else { "; if the data was deleted, stop etcd first" };
+                format!("correct endpoint or data-dir in the site file{deleted}")
             }
             Self::EmptyMember { .. } => JOIN_OR_RESTORE_ALONE.to_owned(),
             Self::OnlyLearner { .. } => "restore on a voting member".to_owned(),

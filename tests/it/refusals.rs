@@ -306,3 +306,24 @@ fn refuses_without_space_for_the_backup() {
     state.assert_unchanged("without space for the backup");
     drop(small);
 }
+
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
+fn refuses_data_that_another_etcd_serves(version: Version) {
+    let [world, other] = [(); 2].map(|()| World::plain(version));
+    world.fill();
+    other.put(0..10, "of another cluster");
+    let archive = archive_for(&world, version);
+    let site = world.site_text(&version.bin_dir());
+    let [own, others] = [&world, &other].map(|world| world.data_dir().display().to_string());
+    world.set_site(&site.replace(&own, &others));
+    let states = [&world, &other].map(WorldState::record);
+    let out = world.restore(&[&from(&archive), &world.to_target()]);
+    out.refused(&[
+        "the etcd that answers at the endpoint does not serve",
+        &others,
+        "correct endpoint or data-dir",
+    ]);
+    states[0].assert_unchanged("an endpoint of another etcd");
+    states[1].assert_unchanged("data of another etcd");
+}

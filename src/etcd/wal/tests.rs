@@ -161,6 +161,18 @@ fn reads_all_entries_of_all_files() {
 }
 
 #[test]
+fn names_the_member_that_a_log_belongs_to() {
+    let written = two_files().finish();
+    let of_written = || owner(&Dir::open(written.dir.path()).unwrap());
+    assert_eq!(of_written().unwrap(), WalOwner { member_id: 7, cluster_id: 8 });
+    // etcd writes at the end while this reads the beginning.
+    written.edit(SECOND, |bytes| bytes.truncate(bytes.len() - 3));
+    assert_eq!(of_written().unwrap(), WalOwner { member_id: 7, cluster_id: 8 });
+    written.edit(SECOND, Vec::clear);
+    assert!(of_written().is_err());
+}
+
+#[test]
 fn begins_with_the_file_that_holds_the_wanted_entry() {
     let written = two_files().finish();
     let first_after = |index| {

@@ -29,7 +29,7 @@ pub fn check_membership(facts: &Facts, request: &Request) -> Result<Identity, Ob
         ExistingData::Damaged(reason) => Err(Obstacle::DamagedData { reason: reason.clone(), data_dir }),
         ExistingData::NotReadable(reason) => Err(Obstacle::DataNotReadable { reason: reason.clone(), start }),
         ExistingData::WithoutLog => Err(Obstacle::WithoutLog { data_dir, stop }),
-        ExistingData::OfAnotherEtcd => Err(Obstacle::OfAnotherEtcd { data_dir }),
+        &ExistingData::OfAnotherEtcd { is_open } => Err(Obstacle::OfAnotherEtcd { data_dir, is_open }),
     }
 }
 

@@ -128,7 +128,7 @@ fn plan(request: &Request, facts: &Facts, snapshot: &Snapshot) -> Result<Plan, R
 #[test]
 fn accepts_only_a_single_started_voting_member() {
     let learner = Member { is_learner: true, ..member("m1") };
-    let cases: [(ExistingData, &str); 10] = [
+    let cases: [(ExistingData, &str); 11] = [
         (serving(9, vec![member("m1"), member("m2"), member("")]), "3 members: m1, m2, 7 (not started)"),
         (serving(9, vec![member("m1"), learner.clone()]), "2 members: m1, m1 (a learner)"),
         (serving(9, vec![learner]), "is a learner"),
@@ -138,7 +138,8 @@ fn accepts_only_a_single_started_voting_member() {
         (ExistingData::NotAnswering("permission denied".into()), "permission denied"),
         (ExistingData::Damaged("page 7 is torn".into()), "member.broken"),
         (ExistingData::WithoutLog, "the write-ahead log is missing"),
-        (ExistingData::OfAnotherEtcd, "no process has /var/lib/etcd/default open"),
+        (ExistingData::OfAnotherEtcd { is_open: false }, "no process has /var/lib/etcd/default open"),
+        (ExistingData::OfAnotherEtcd { is_open: true }, "another etcd has it open"),
     ];
     for (existing, fragment) in cases {
         let refusal =

@@ -40,7 +40,9 @@ pub fn check_server(versions: &Versions, existing: &ExistingData) -> Result<(), 
             Some(image) => check("the etcd of the static pod", image),
             None => Ok(()),
         },
-        ExistingData::NotAnswering(_) | ExistingData::WithoutLog | ExistingData::OfAnotherEtcd => Ok(()),
+        ExistingData::NotAnswering(_) | ExistingData::WithoutLog | ExistingData::OfAnotherEtcd { .. } => {
+            Ok(())
+        }
     }
 }
 
