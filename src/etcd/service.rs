@@ -11,7 +11,7 @@ use crate::system::owner::Owner;
 use crate::system::process::{Program, program_path};
 use crate::system::trust;
 use anyhow::{Context, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -55,7 +55,27 @@ pub enum Service {
     },
 }
 
+/// What a supervisor runs or is to run, before this program stops etcd.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SupervisorState {
+    /// Whether etcd is to run. This is also true while the supervisor starts an etcd again and again that fails.
+    pub wants_etcd: bool,
+    /// The active units that systemd stops together with etcd's, but does not start with it (`Requires=`).
+    pub dependents: Vec<String>,
+}
+
 impl Service {
+    /// Returns what the supervisor runs now. For start and stop commands, nothing is known.
+    pub fn state(&self) -> SupervisorState {
+        match self {
+            Self::Systemd { systemd } => systemd_unit::state(systemd),
+            Self::StaticPod { manifest } => {
+                SupervisorState { wants_etcd: manifest.exists(), dependents: Vec::new() }
+            }
+            Self::Commands { .. } | Self::Unknown { .. } => SupervisorState::default(),
+        }
+    }
+
     /// Starts etcd on a database of `bytes`.
     ///
     /// # Errors
@@ -134,17 +154,26 @@ impl Service {
         matches!(Owner::named(&user), Ok(Some(_))).then_some(user)
     }
 
-    /// Moves the parked manifests of a static pod back: the API server's, and with `include_etcd` also etcd's. Call
-    /// this after the live data was verified. Has no effect without parked manifests.
+    /// Starts what was stopped together with etcd, after the live data was verified. For a static pod, moves the parked
+    /// manifests back: the API server's, and if etcd is to run also etcd's. For a systemd unit whose etcd is to run, starts
+    /// the units that depend on it, and does not wait for them. Has no effect on what runs already.
     ///
     /// # Errors
-    /// A manifest cannot be moved.
-    pub fn release_manifests(&self, include_etcd: bool) -> Result<()> {
+    /// A manifest cannot be moved, or systemd refuses to start a unit.
+    pub fn release_dependents(&self, before: &SupervisorState, etcd_is_to_run: bool) -> Result<()> {
         match self {
             Self::StaticPod { manifest } => {
-                static_pod::release(manifest, include_etcd).context("starting the API server")
+                static_pod::release(manifest, etcd_is_to_run).context("starting the API server")
             }
-            _ => Ok(()),
+            // Starting them would start etcd.
+            Self::Systemd { .. } if !etcd_is_to_run || before.dependents.is_empty() => Ok(()),
+            Self::Systemd { .. } => {
+                let words = ["--no-ask-password", "--no-block", "start", "--"];
+                let started = Program::new("systemctl").args(words).args(&before.dependents);
+                let started = started.deadline(SUPERVISOR_MARGIN).run();
+                started.map(drop).with_context(|| format!("starting {}", before.dependents.join(", ")))
+            }
+            Self::Commands { .. } | Self::Unknown { .. } => Ok(()),
         }
     }
 

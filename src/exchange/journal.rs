@@ -4,6 +4,7 @@
 //! twice undoes it.
 
 use super::expected::Expected;
+use crate::etcd::service::SupervisorState;
 use crate::system::durable::Dir;
 use crate::system::sabotage::{self, Flaw};
 use anyhow::{Context, Result};
@@ -39,6 +40,9 @@ pub struct OldData {
     /// Whether etcd runs on it.
     #[serde(rename = "runs")]
     pub is_running: bool,
+    /// What etcd's supervisor ran when the journal was written. Earlier versions did not record it.
+    #[serde(default)]
+    pub supervisor: SupervisorState,
     /// The last revision in the backup; `None` without a backup.
     #[serde(rename = "saved_to")]
     pub backup_revision: Option<i64>,
@@ -50,6 +54,13 @@ pub struct OldData {
     /// clients would see revisions go back.
     #[serde(rename = "must_stay_below")]
     pub revision_limit: Option<i64>,
+}
+
+impl OldData {
+    /// Returns whether etcd is to run on it again after a rollback.
+    pub fn is_to_run(&self) -> bool {
+        self.is_running || self.supervisor.wants_etcd
+    }
 }
 
 /// A phase of an exchange.
@@ -117,6 +128,7 @@ mod tests {
         let old = OldData {
             inode: Some(1),
             is_running: true,
+            supervisor: SupervisorState::default(),
             backup_revision: None,
             keep_as: "old".to_owned(),
             keep_new_as: "new".to_owned(),

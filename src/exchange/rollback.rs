@@ -50,6 +50,10 @@ impl Exchange<'_> {
         self.old_database_lock = None;
         if self.journal.old.is_running {
             self.serve_old_data()?;
+        } else if self.journal.old.supervisor.wants_etcd {
+            // It failed at every start, and may fail again.
+            let started = self.site.service.start_without_waiting(self.data().database_size());
+            started.context("starting etcd on the old data, as before")?;
         }
         drop(new_database_lock);
         let kept = self.keep_new_data()?;

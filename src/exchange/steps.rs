@@ -126,11 +126,11 @@ impl<'a> Exchange<'a> {
     }
 
     /// Lets the service start the processes that it stopped together with etcd, such as kube-apiserver. If etcd was
-    /// stopped before the restore and the old data is live again, they stay stopped.
+    /// stopped before the restore and the old data is live again, etcd stays stopped.
     pub(super) fn release_dependents(&self) -> Result<()> {
-        self.site
-            .service
-            .release_manifests(self.journal.old.is_running || self.journal.phase != Phase::RolledBack)
+        let old = &self.journal.old;
+        let etcd_is_to_run = old.is_to_run() || self.journal.phase != Phase::RolledBack;
+        self.site.service.release_dependents(&old.supervisor, etcd_is_to_run)
     }
 
     /// Returns whether the new data is live.

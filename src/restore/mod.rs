@@ -29,6 +29,7 @@ pub use source::{check_can_decrypt, unpack};
 use crate::error::{ActionError, Refusal, describe_inline};
 use crate::etcd::client::Client;
 use crate::etcd::diagnose::next_step;
+use crate::etcd::service::SupervisorState;
 use crate::etcd::site::Site;
 use crate::exchange::{self, DataDir, Exchange, Exchanged, Expected, OldData, Recovered, Unfinished};
 use crate::progress::{Progress, Sink};
@@ -166,7 +167,7 @@ fn restore(site: &Site, data: &DataDir, request: &Request, report: Sink<'_>) -> 
     let preparation =
         Preparation { site, request, facts: &facts, plan: &plan, snapshot: &snapshot, stage: &stage };
     let (expected, backup) = preparation.run(report)?;
-    let old = old_data(request, &facts, &plan, backup.as_ref(), &expected);
+    let old = old_data(request, &facts, &plan, backup.as_ref(), &expected, site.service.state());
     let mut exchanged = exchange_data(site, data, stage, &facts, old, expected, report)?;
 
     let disarmed = disarm_nospace(&Client::new(site), &mut exchanged.alarms);
@@ -221,11 +222,13 @@ fn old_data(
     plan: &Plan,
     backup: Option<&snapshot::Report>,
     expected: &Expected,
+    supervisor: SupervisorState,
 ) -> OldData {
     let stamp = format_timestamp(request.now);
     OldData {
         inode: facts.member_inode,
         is_running: matches!(facts.existing, ExistingData::Served { .. }),
+        supervisor,
         backup_revision: backup.map(|backup| backup.manifest.revision),
         keep_as: format!("member.before-restore-{stamp}"),
         keep_new_as: format!("member.from-restore-{stamp}"),

@@ -113,6 +113,7 @@ const SCENARIOS: &[Scenario] = &[
     in_tests("unit: stopped, data directory set by a drop-in", custom_unit::stopped),
     in_tests("unit: configuration changed since the start", custom_unit::changed_since_start),
     in_tests("unit: two etcds on one machine", custom_unit::two),
+    in_tests("unit: other units require etcd's", custom_unit::required),
     in_tests("unit: clients watch and write during a restore", watched::watched),
     in_tests("pod: kubeadm's static pod, with TLS", pod::kubeadm),
     in_tests("pod: a static pod without TLS", pod::plain),

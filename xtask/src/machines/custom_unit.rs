@@ -164,3 +164,64 @@ pub fn two(test_bed: &TestBed) -> Result<String> {
     }
     Ok("refused, naming both; each was used when chosen; a restore is refused if one does not run".to_owned())
 }
+
+/// A unit that requires etcd's.
+const API: &str =
+    "[Unit]\nRequires=etcd.service\nAfter=etcd.service\n[Service]\nExecStart=/bin/sleep infinity\n";
+/// A unit that is bound to that one.
+const WEB: &str =
+    "[Unit]\nBindsTo=api.service\nAfter=api.service\n[Service]\nExecStart=/bin/sleep infinity\n";
+/// With this, etcd starts only on the data whose inode number is in the file `/srv/only`, if that exists.
+const ONLY: &str = "\
+[Unit]
+StartLimitIntervalSec=0
+[Service]
+Restart=always
+RestartSec=1
+ExecStartPre=/bin/sh -c 'test ! -e /srv/only || test $(stat -c %%i /var/lib/etcd/default/member) = $(cat /srv/only)'
+";
+
+/// Other units require etcd's: systemd stops them with it, but does not start them with it. They run again after a restore, also
+/// if it was rolled back. systemd continues to start an etcd that failed at every start before.
+pub fn required(test_bed: &TestBed) -> Result<String> {
+    let machine = test_bed.boot_with_programs()?;
+    for (name, text) in [("api.service", API), ("web.service", WEB), ("etcd.service.d/only.conf", ONLY)] {
+        machine.write(&format!("/etc/systemd/system/{name}"), text)?;
+    }
+    machine.run(&["systemctl", "daemon-reload"])?;
+    machine.run(&["systemctl", "start", "web.service"])?;
+    scenario::fill(&machine)?;
+    let (before, archive) = (scenario::digest(&machine)?, scenario::snapshot(&machine)?);
+    let arguments = [&*format!("snapshot={archive}"), "skip-backup=true"];
+    let all_run = || -> Result<()> {
+        for unit in ["etcd.service", "api.service", "web.service"] {
+            machine.run(&["systemctl", "is-active", unit])?;
+        }
+        Ok(())
+    };
+
+    scenario::damage(&machine)?;
+    let damaged = scenario::digest(&machine)?;
+    machine.run(&["sh", "-c", "stat -c %i /var/lib/etcd/default/member >/srv/only"])?;
+    scenario::failed(&machine, "restore", &arguments, &["the existing data is live and complete"])?;
+    ensure!(scenario::digest(&machine)? == damaged, "the old data is not live after the rollback");
+    all_run()?;
+
+    machine.run(&["sh", "-c", "echo 0 >/srv/only; systemctl kill etcd.service"])?;
+    machine.run(&[
+        "sh",
+        "-c",
+        "until systemctl show -p SubState etcd.service | grep -q auto-restart; do sleep 0.1; done",
+    ])?;
+    scenario::failed(&machine, "restore", &arguments, &["the existing data is live and complete"])?;
+    machine.run(&["rm", "/srv/only"])?;
+    scenario::wait_until_healthy(&machine)?;
+    ensure!(scenario::digest(&machine)? == damaged, "the old data is not live after the second rollback");
+
+    machine.run(&["systemctl", "start", "web.service"])?;
+    scenario::action(&machine, "restore", &arguments)?;
+    ensure!(scenario::digest(&machine)? == before, "the keys differ from those of the snapshot");
+    all_run()?;
+    Ok("they run again after a restore and after a rollback; systemd starts a failing etcd as before"
+        .to_owned())
+}
