@@ -46,6 +46,8 @@ pub enum Can {
     MissBuckets,
     /// Response headers for encrypted objects.
     Encrypt,
+    /// Requests for encrypted objects, which it may ignore.
+    AskToEncrypt,
     /// Buckets that are addressed by host name.
     HostNames,
 }
@@ -64,7 +66,9 @@ impl Can {
             (Self::HostNames, Kind::Versitygw) => "versitygw is set up without host names",
             (Self::Sessions, Kind::Versitygw) => "versitygw has no sessions",
             (Self::HostNames, Kind::Ceph) => "Ceph is set up without host names",
-            (Self::Encrypt, Kind::Ceph) => "Ceph 16 ignores encryption",
+            (Self::Encrypt | Self::AskToEncrypt, Kind::Ceph) => {
+                "Ceph 16 refuses encryption without TLS and keys"
+            }
             (Self::Sessions, Kind::Ceph) => "the sessions of Ceph are not set up by the tests",
             (Self::Sessions, Kind::Minio) => "the sessions of MinIO are not set up by the tests",
             _ => return true,
@@ -401,14 +405,30 @@ fn hang(mut client: TcpStream) -> Option<()> {
     None
 }
 
-/// Changes the text of a body, and its length in the head. The answer must not be chunked.
+/// Changes the text of a body, and its length in the head.
 fn rewritten(answer: &[u8], change: fn(&str) -> String) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(answer).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
-    let body = change(body);
-    let is_length = |line: &&str| !line.to_lowercase().starts_with("content-length:");
+    let has_name = |line: &str, name: &str| line.to_lowercase().starts_with(name);
+    let is_chunked = head.lines().any(|line| has_name(line, "transfer-encoding: chunked"));
+    let body = change(&if is_chunked { without_chunks(body)? } else { body.to_owned() });
+    let is_length = |line: &&str| !has_name(line, "content-length:") && !has_name(line, "transfer-encoding:");
     let head: Vec<&str> = head.split("\r\n").filter(is_length).collect();
     Some(format!("{}\r\nContent-Length: {}\r\n\r\n{body}", head.join("\r\n"), body.len()).into())
+}
+
+/// Joins the chunks of a body. Each has its length in hexadecimal digits before it, and the last is empty (RFC 9112, section 7.1).
+fn without_chunks(mut body: &str) -> Option<String> {
+    let mut joined = String::new();
+    loop {
+        let (length, rest) = body.split_once("\r\n")?;
+        let (chunk, rest) = rest.split_at_checked(usize::from_str_radix(length, 16).ok()?)?;
+        if chunk.is_empty() {
+            return Some(joined);
+        }
+        joined.push_str(chunk);
+        body = rest.strip_prefix("\r\n")?;
+    }
 }
 
 fn ask(to: u16, head: &str, body: &[u8]) -> Option<Vec<u8>> {
