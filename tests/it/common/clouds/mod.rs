@@ -45,6 +45,8 @@ pub enum Can {
     Tokens,
     /// Recognizes bytes that it was sent before.
     RepeatParts,
+    /// Conditions of uploads in one request.
+    Conditions,
 }
 
 impl Can {
@@ -56,6 +58,7 @@ impl Can {
             (Self::ParallelParts, Kind::Gcs) => "parts are sent one after the other to Google",
             (Self::Tokens, Kind::Gcs) => "Google has no such tokens",
             (Self::RepeatParts, Kind::Gcs) => "fake-gcs-server appends a repeated part",
+            (Self::Conditions, Kind::Gcs) => "fake-gcs-server ignores conditions of uploads in one request",
             _ => return true,
         };
         println!("cannot: {lack}");

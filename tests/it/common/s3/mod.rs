@@ -50,6 +50,10 @@ pub enum Can {
     AskToEncrypt,
     /// Buckets that are addressed by host name.
     HostNames,
+    /// Lists of unfinished uploads.
+    ListUploads,
+    /// Removes an object that differs from the checksum of its upload.
+    RemoveAltered,
 }
 
 impl Can {
@@ -61,6 +65,8 @@ impl Can {
             (Self::Sessions, Kind::S3s) => "s3s-fs has no sessions",
             (Self::MissBuckets, Kind::S3s) => "s3s-fs creates a missing bucket",
             (Self::Encrypt, Kind::S3s) => "s3s-fs ignores encryption",
+            (Self::ListUploads, Kind::S3s) => "s3s-fs does not list unfinished uploads",
+            (Self::RemoveAltered, Kind::S3s) => "s3s-fs keeps an object that it refused for its checksum",
             (Self::Clock, Kind::Moto) => "moto ignores the time of a request",
             (Self::Encrypt, Kind::Versitygw) => "versitygw ignores encryption",
             (Self::HostNames, Kind::Versitygw) => "versitygw is set up without host names",
