@@ -1,7 +1,11 @@
 //! The supervisor of etcd: the commands that start and stop it. Must never signal a process itself.
 
+mod state;
 pub mod static_pod;
 mod systemd_unit;
+
+pub use state::SupervisorState;
+pub use systemd_unit::systemctl;
 
 use super::known_messages::recognize;
 use super::paths::SITE_FILE;
@@ -11,7 +15,7 @@ use crate::system::owner::Owner;
 use crate::system::process::{Program, program_path};
 use crate::system::trust;
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -55,20 +59,11 @@ pub enum Service {
     },
 }
 
-/// What a supervisor runs or is to run, before this program stops etcd.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SupervisorState {
-    /// Whether etcd is to run. This is also true while the supervisor starts an etcd again and again that fails.
-    pub wants_etcd: bool,
-    /// The active units that systemd stops together with etcd's, but does not start with it (`Requires=`).
-    pub dependents: Vec<String>,
-}
-
 impl Service {
     /// Returns what the supervisor runs now. For start and stop commands, nothing is known.
     pub fn state(&self) -> SupervisorState {
         match self {
-            Self::Systemd { systemd } => systemd_unit::state(systemd),
+            Self::Systemd { systemd } => state::of_unit(systemd),
             Self::StaticPod { manifest } => {
                 SupervisorState { wants_etcd: manifest.exists(), dependents: Vec::new() }
             }
@@ -227,13 +222,12 @@ impl Service {
                 _ => supervisor_status(start),
             },
             Self::StaticPod { manifest } => {
-                let (live, parked) = (manifest.display(), static_pod::parked(manifest));
+                let parked = static_pod::parked(manifest);
+                let parking = quoted(parked.parent().unwrap_or(manifest).as_os_str());
+                let (live, parked) = (quoted(manifest.as_os_str()), quoted(parked.as_os_str()));
                 match verb {
-                    "start" => format!("mv {} {live}", parked.display()),
-                    "stop" => format!(
-                        "mkdir -p {0} && mv {live} {0}/",
-                        parked.parent().unwrap_or(manifest).display()
-                    ),
+                    "start" => format!("mv {parked} {live}"),
+                    "stop" => format!("mkdir -p {parking} && mv {live} {parking}/"),
                     _ => "crictl ps -a --name etcd".to_owned(),
                 }
             }
@@ -367,12 +361,6 @@ fn user_in(shown: &str) -> Option<String> {
     }
 }
 
-/// Runs systemctl and returns its output; `None` if systemd is missing.
-pub fn systemctl(words: &[&str]) -> Option<String> {
-    let output = Program::new("systemctl").args(words).deadline(Duration::from_secs(20)).run().ok()?;
-    Some(output.text())
-}
-
 /// Returns the main process of a systemd unit, if it runs.
 pub fn main_pid(unit: &str) -> Option<i32> {
     let shown = systemctl(&["show", "--property=MainPID", "--", unit])?;
@@ -417,6 +405,16 @@ mod tests {
         assert!(found(&["/usr/bin/python3.11", "/etc/passwd"]).contains(Path::new("/etc/passwd")));
         assert!(found(&["/bin/bash", "-c", "kill $(cat /etc/passwd)"]).is_empty());
         assert!(found(&["/usr/sbin/start-stop-daemon", "--pidfile", "/etc/passwd"]).is_empty());
+    }
+
+    #[test]
+    fn the_commands_for_a_manifest_can_be_typed() {
+        let service = Service::StaticPod { manifest: "/my pods/manifests/etcd.yaml".into() };
+        let parking = "'/my pods/manifests-parked-by-restore'";
+        let live = "'/my pods/manifests/etcd.yaml'";
+        assert_eq!(service.stop_command(), format!("mkdir -p {parking} && mv {live} {parking}/"));
+        let parked = "'/my pods/manifests-parked-by-restore/etcd.yaml'";
+        assert_eq!(service.start_command(), format!("mv {parked} {live}"));
     }
 
     #[test]

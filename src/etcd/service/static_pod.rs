@@ -21,8 +21,13 @@ pub fn parked(manifest: &Path) -> PathBuf {
 }
 
 fn parking_dir(manifest: &Path) -> PathBuf {
-    let home = manifest.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
-    home.join(PARKED)
+    live_dir(manifest).parent().unwrap_or(Path::new("/")).join(PARKED)
+}
+
+/// Returns the directory of the manifest without symlinks: the directory of Kubernetes may be on another disk.
+fn live_dir(manifest: &Path) -> PathBuf {
+    let dir = manifest.parent().unwrap_or(Path::new("/"));
+    dir.canonicalize().unwrap_or_else(|_| dir.to_owned())
 }
 
 /// Parks the manifests of etcd and of API servers. kubelet stops their pods some time later.
@@ -76,8 +81,7 @@ pub(super) fn release(manifest: &Path, include_etcd: bool) -> Result<()> {
 fn live(manifest: &Path) -> Result<(Dir, String)> {
     let name = manifest.file_name().and_then(|name| name.to_str());
     let name = name.with_context(|| format!("{} is not the path of a manifest", manifest.display()))?;
-    let dir = manifest.parent().unwrap_or(Path::new("/"));
-    Ok((Dir::open(dir)?, name.to_owned()))
+    Ok((Dir::open(&live_dir(manifest))?, name.to_owned()))
 }
 
 fn put(to: &Dir, from: &Dir, name: &str) -> Result<()> {
@@ -159,6 +163,24 @@ mod tests {
         release(&etcd, false).unwrap();
         assert_eq!(names(&manifests), ["apiserver.yml", "note.txt", "scheduler.yaml"]);
         assert_eq!(names(&parking), ["etcd.yaml"]);
+    }
+
+    #[test]
+    fn parks_the_manifest_in_a_directory_behind_a_symlink() {
+        let home = tempfile::tempdir().unwrap();
+        let home = home.path().canonicalize().unwrap();
+        fs::create_dir_all(home.join("disk/manifests")).unwrap();
+        std::os::unix::fs::symlink(home.join("disk"), home.join("kubernetes")).unwrap();
+        std::os::unix::fs::symlink(home.join("disk/manifests"), home.join("manifests")).unwrap();
+        fs::write(home.join("disk/manifests/etcd.yaml"), pod("etcd")).unwrap();
+        for etcd in ["kubernetes/manifests/etcd.yaml", "manifests/etcd.yaml"].map(|path| home.join(path)) {
+            stop(&etcd).unwrap();
+            assert!(!etcd.exists() && parked(&etcd).exists());
+            start(&etcd).unwrap();
+            release(&etcd, true).unwrap();
+            assert!(etcd.exists());
+        }
+        assert_eq!(names(&home.join("disk")), ["manifests"]);
     }
 
     #[test]

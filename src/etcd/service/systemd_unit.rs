@@ -1,12 +1,10 @@
-//! Stops the etcd of a systemd unit without waiting for its clients, and finds the units that are stopped with it.
+//! Stops the etcd of a systemd unit without waiting for its clients.
 //!
 //! After SIGTERM, etcd 3.5.35, 3.6 and later refuse new requests at once, but wait up to 7 s for open watches
 //! (`embed/etcd.go`, `stopServers`). A watch cannot write. etcd syncs its write-ahead log before it acknowledges a
 //! write, so its data is complete whenever it ends. Must never be used for a unit that stops by a command of its own.
 
-use super::{SupervisorState, systemctl};
 use crate::system::process::Program;
-use std::collections::BTreeSet;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -43,61 +41,10 @@ pub(super) fn stop_soon(unit: &str, grace: Duration, interval: Duration, has_end
     let _ = systemctl(&["kill", "--signal=HUP", "--", unit]);
 }
 
-/// Returns whether `unit` is to run, and the active units that systemd stops together with it, directly or one through another.
-pub(super) fn state(unit: &str) -> SupervisorState {
-    let etcd = UnitState::read(&[unit.to_owned()].into()).pop().unwrap_or_default();
-    let mut state = SupervisorState { wants_etcd: etcd.is_to_run, dependents: Vec::new() };
-    // The name in the site file may be an alias.
-    let mut seen = BTreeSet::from([unit.to_owned(), etcd.id]);
-    let mut next = etcd.stopped_with_it;
-    loop {
-        next.retain(|unit| seen.insert(unit.clone()));
-        if next.is_empty() {
-            return state;
-        }
-        for found in UnitState::read(&std::mem::take(&mut next)) {
-            if found.is_to_run {
-                state.dependents.push(found.id);
-            }
-            next.extend(found.stopped_with_it);
-        }
-    }
-}
-
-/// The properties of a unit that [`UnitState`] reads. A stop propagates along the last four (systemd.unit(5)).
-const PROPERTIES: &str = "--property=Id,ActiveState,RequiredBy,RequisiteOf,BoundBy,ConsistsOf";
-
-/// The state of a unit.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct UnitState {
-    id: String,
-    /// Whether it is active, or becomes active: a unit that is started again after a failure is "activating".
-    is_to_run: bool,
-    /// The units that are stopped with it.
-    stopped_with_it: BTreeSet<String>,
-}
-
-impl UnitState {
-    /// Reads the states of these units; none without systemd.
-    fn read(units: &BTreeSet<String>) -> Vec<Self> {
-        let mut words = vec!["show", PROPERTIES, "--"];
-        words.extend(units.iter().map(String::as_str));
-        systemctl(&words).iter().flat_map(|shown| shown.split("\n\n")).map(Self::parse).collect()
-    }
-
-    fn parse(shown: &str) -> Self {
-        let mut state = Self::default();
-        for (name, value) in shown.lines().filter_map(|line| line.split_once('=')) {
-            match name {
-                "Id" => value.clone_into(&mut state.id),
-                "ActiveState" => {
-                    state.is_to_run = ["active", "activating", "reloading", "refreshing"].contains(&value);
-                }
-                _ => state.stopped_with_it.extend(value.split_whitespace().map(str::to_owned)),
-            }
-        }
-        state
-    }
+/// Runs systemctl and returns its output; `None` if systemd is missing.
+pub fn systemctl(words: &[&str]) -> Option<String> {
+    let output = Program::new("systemctl").args(words).deadline(RESPONSE_TIMEOUT).run().ok()?;
+    Some(output.text())
 }
 
 /// Returns whether systemd stops a unit with these properties by a signal alone.
@@ -110,20 +57,7 @@ fn stops_by_signal(shown: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{UnitState, stops_by_signal};
-
-    #[test]
-    fn reads_the_state_of_a_unit() {
-        let shown = "RequiredBy=api.service scheduler.service\nBoundBy=\nConsistsOf=web.service\nId=etcd.service\n\
-            ActiveState=activating\n";
-        let stopped_with_it = ["api.service", "scheduler.service", "web.service"].map(str::to_owned).into();
-        let expected = UnitState { id: "etcd.service".to_owned(), is_to_run: true, stopped_with_it };
-        assert_eq!(UnitState::parse(shown), expected);
-        for stopped in ["inactive", "failed", "deactivating"] {
-            assert!(!UnitState::parse(&format!("Id=etcd.service\nActiveState={stopped}\n")).is_to_run);
-        }
-    }
-
+    use super::stops_by_signal;
     #[test]
     fn a_unit_with_a_stop_command_does_not_stop_by_a_signal() {
         let stop = "ExecStop={ path=/bin/sleep ; argv[]=/bin/sleep 2 ; ignore_errors=no }";
