@@ -2,7 +2,7 @@
 //!
 //! Must never change the data in it.
 
-use crate::error::Refusal;
+use crate::error::{Refusal, quoted};
 use crate::etcd::site::Site;
 use crate::system::durable::Dir;
 use crate::system::lock::{self, HeldLock, Lock};
@@ -147,7 +147,7 @@ impl DataDir {
 
 /// Returns the command that creates the directory at `path` for the `user` that etcd runs as.
 fn how_to_create(path: &Path, user: Option<&str>) -> String {
-    let path = path.display();
+    let path = quoted(path.as_os_str());
     match user {
         Some("root") => format!("create it: install -d -m 700 {path}"),
         Some(user) => format!("create it for the user that etcd runs as: install -d -m 700 -o {user} {path}"),

@@ -25,6 +25,6 @@ pub use journal::OldData;
 pub use lineage::Lineage;
 pub use recover::{Recovered, recover};
 pub use staging_dir::{BootCopy, StagingDir, has_journal, recorded_backup_target};
-pub use steps::{Exchange, Unfinished};
+pub use steps::{EndByHand, Exchange, Unfinished};
 pub use switchover::Exchanged;
 pub use unfinished::{UnfinishedRestore, UnfinishedState};

@@ -11,7 +11,7 @@ use super::staging_dir::{self, StagingDir};
 use super::steps::Exchange;
 use crate::etcd::site::Site;
 use crate::system::interrupt;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -21,11 +21,22 @@ const WAS_INTERRUPTED: &str = "it was interrupted before etcd served the restore
 /// The result of a recovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recovered {
-    /// The interrupted restore was completed: etcd serves the new data. Holds the place of the old data, if it is
-    /// kept.
-    Completed(Option<PathBuf>),
+    /// The interrupted restore was completed: the new data is live.
+    Completed {
+        /// Whether etcd runs on it.
+        is_running: bool,
+        /// The place of the old data, if it is kept.
+        kept: Option<PathBuf>,
+    },
     /// The interrupted restore was rolled back: the old data is live.
     RolledBack {
+        /// The reason.
+        reason: String,
+        /// The place of the new data, if it is kept.
+        kept: Option<PathBuf>,
+    },
+    /// The interrupted restore, into an empty data directory, was rolled back: the directory is empty again.
+    Emptied {
         /// The reason.
         reason: String,
         /// The place of the new data, if it is kept.
@@ -44,13 +55,24 @@ impl fmt::Display for Recovered {
             kept.as_ref().map(|kept| format!("; {}", describe_kept(kept))).unwrap_or_default()
         };
         match self {
-            Self::Completed(kept) => {
-                f.write_str("an interrupted restore was completed: etcd serves the restored data")?;
+            Self::Completed { is_running, kept } => {
+                f.write_str(match is_running {
+                    true => "an interrupted restore was completed: etcd serves the restored data",
+                    false => {
+                        "an interrupted restore was completed: the restored data is live, but etcd does not run"
+                    }
+                })?;
                 kept.as_ref().map_or(Ok(()), |kept| write!(f, "; the old data is kept in {}", kept.display()))
             }
             Self::RolledBack { reason, kept } => write!(
                 f,
                 "an interrupted restore was rolled back, and the old data is live: {reason}{}",
+                kept_new(kept)
+            ),
+            Self::Emptied { reason, kept } => write!(
+                f,
+                "an interrupted restore was rolled back: {reason}; the data directory is empty, as it was before, so do \
+                 not start etcd, which would create a new cluster without data, but restore again{}",
                 kept_new(kept)
             ),
             Self::Overtaken(kept) => write!(
@@ -107,11 +129,17 @@ fn complete_or_roll_back(mut exchange: Exchange<'_>) -> Result<Recovered> {
         Verdict::Differs(reason) => roll_back(exchange, &reason, Exchange::roll_back),
         Verdict::Idle(reason) => match exchange.is_live_data_as_restored() {
             Ok(true) => roll_back(exchange, &reason, Exchange::roll_back),
-            Ok(false) => bail!("{reason}; clients have written to the restored data, which stays live"),
-            Err(error) => bail!(
-                "{reason}; the restored data stays live, because it is unknown whether clients have written to it: \
-                 {error:#}"
-            ),
+            Ok(false) => {
+                let reason = format!("{reason}; clients have written to the restored data, which stays live");
+                Err(exchange.end_by_hand(reason).into())
+            }
+            Err(error) => {
+                let reason = format!(
+                    "{reason}; the restored data stays live, because it is unknown whether clients have written to it: \
+                     {error:#}"
+                );
+                Err(exchange.end_by_hand(reason).into())
+            }
         },
     }
 }
@@ -127,10 +155,10 @@ fn start_and_prove(exchange: &Exchange<'_>) -> Result<Verdict> {
 
 /// Runs the `rest` of an exchange after its new data became final.
 fn complete<'a>(exchange: Exchange<'a>, rest: impl FnOnce(Exchange<'a>) -> Result<()>) -> Result<Recovered> {
-    let data_dir = exchange.data().dir().path();
-    let kept = exchange.journal.keep_old_as.as_ref().map(|name| data_dir.join(name));
+    let data = exchange.data();
+    let kept = exchange.journal.keep_old_as.as_ref().map(|name| data.dir().path().join(name));
     rest(exchange)?;
-    Ok(Recovered::Completed(kept))
+    Ok(Recovered::Completed { is_running: data.is_in_use()?, kept })
 }
 
 /// Runs the `rest` of an exchange that is rolled back for this `reason`.
@@ -141,9 +169,11 @@ fn roll_back<'a>(
 ) -> Result<Recovered> {
     let (data, had_no_data) = (exchange.data(), exchange.journal.old.inode.is_none());
     let kept = rest(exchange).context("rolling back an interrupted restore")?;
-    // The new data is not live here. So if there is live data, etcd created it.
-    if had_no_data && data.dir().inode(MEMBER)?.is_some() {
-        return Ok(Recovered::Overtaken(kept));
-    }
-    Ok(Recovered::RolledBack { reason: reason.to_owned(), kept })
+    let reason = reason.to_owned();
+    Ok(match data.dir().inode(MEMBER)? {
+        // The new data is not live here. So etcd created it.
+        Some(_) if had_no_data => Recovered::Overtaken(kept),
+        None if had_no_data => Recovered::Emptied { reason, kept },
+        _ => Recovered::RolledBack { reason, kept },
+    })
 }

@@ -4,7 +4,7 @@
 
 use super::data_dir::{DataDir, MEMBER};
 use super::journal;
-use crate::error::Refusal;
+use crate::error::{Refusal, quoted};
 use crate::system::durable::Dir;
 use crate::system::owner::Owner;
 use anyhow::{Context, Result};
@@ -58,6 +58,8 @@ impl<'a> StagingDir<'a> {
     pub fn create(data: &'a DataDir) -> Result<Self> {
         data.check_is_one_tree()?;
         let dir = data.dir().make_child(STAGING, None)?;
+        // etcd's user owns the data directory, and could put another directory in its place before it is opened.
+        check_is_private(&dir)?;
         let staging = Self { data, dir, is_kept: false };
         staging.check_can_exchange()?;
         Ok(staging)
@@ -189,16 +191,21 @@ pub(super) fn find_in(data_dir: &Dir) -> Result<Option<Dir>> {
         return Ok(None);
     }
     let dir = data_dir.child(STAGING)?;
-    let stat = dir.stat()?;
-    if stat.st_uid != Owner::ourselves().uid || stat.st_mode & 0o077 != 0 {
-        let place = dir.path().display();
-        return Err(Refusal::new(
-            format!("{place} is not a directory of restore: another user owns it or has access to it"),
-            format!("run `stat {place}` to see who owns it, and move it out of the data directory"),
-        )
-        .into());
-    }
+    check_is_private(&dir)?;
     Ok(Some(dir))
+}
+
+fn check_is_private(dir: &Dir) -> Result<()> {
+    let stat = dir.stat()?;
+    if stat.st_uid == Owner::ourselves().uid && stat.st_mode & 0o077 == 0 {
+        return Ok(());
+    }
+    let place = quoted(dir.path().as_os_str());
+    Err(Refusal::new(
+        format!("{place} is not a directory of restore: another user owns it or has access to it"),
+        format!("run `stat {place}` to see who owns it, and move it out of the data directory"),
+    )
+    .into())
 }
 
 /// Removes the staging directory in `data`. The journal is removed last, because it identifies the data that remains.

@@ -7,8 +7,9 @@ use super::data_dir::{DataDir, DatabaseLock, MEMBER};
 use super::expected::Expected;
 use super::journal::{Journal, OldData, Phase};
 use super::staging_dir::StagingDir;
+use crate::error::quoted;
 use crate::etcd::site::Site;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use std::fmt;
 use std::time::Duration;
 
@@ -144,13 +145,27 @@ impl<'a> Exchange<'a> {
         match self.data().dir().inode(MEMBER)?.map(|inode| inode.number) {
             live if live == Some(self.journal.new) => Ok(true),
             live if live == self.journal.old.inode => Ok(false),
-            _ => Err(anyhow!(
-                "{} is not the old data or the new data of the unfinished restore; compare it with {}",
-                self.data().dir().path().join(MEMBER).display(),
-                self.staging.dir().path().join(self.staging.other_name()).display()
-            )
-            .context(Unfinished)),
+            _ => {
+                let reason = format!(
+                    "{} is not the old data or the new data of the unfinished restore; compare it with {}",
+                    self.data().dir().path().join(MEMBER).display(),
+                    self.staging.dir().path().join(self.staging.other_name()).display()
+                );
+                Err(anyhow::Error::new(self.end_by_hand(reason)).context(Unfinished))
+            }
         }
+    }
+
+    /// Returns the error for this `reason` that names the commands with which an operator ends the exchange.
+    pub(super) fn end_by_hand(&self, reason: String) -> EndByHand {
+        let Journal { old, new, .. } = &self.journal;
+        let is_new = self.other_inode().is_ok_and(|other| other == Some(*new));
+        let name = if is_new { &old.keep_new_as } else { &old.keep_as };
+        let other = self.staging.dir().path().join(self.staging.other_name()).join(MEMBER);
+        let kept = self.data().dir().path().join(name);
+        let staging = quoted(self.staging.dir().path().as_os_str());
+        let (other, kept) = (quoted(other.as_os_str()), quoted(kept.as_os_str()));
+        EndByHand { reason, command: format!("mv -T {other} {kept} && rm -r {staging}") }
     }
 
     /// Returns whether etcd has created its own data in an empty data directory before the new data was moved into
@@ -177,6 +192,22 @@ impl<'a> Exchange<'a> {
         self.staging.data()
     }
 }
+
+/// An exchange that can be neither completed nor rolled back as long as the live data is as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndByHand {
+    reason: String,
+    /// The commands that end it: the live data stays live, and the other data is kept next to it.
+    pub command: String,
+}
+
+impl fmt::Display for EndByHand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for EndByHand {}
 
 /// Marks an error that leaves an exchange unfinished: not committed and not rolled back.
 #[derive(Debug, Clone, Copy)]

@@ -27,6 +27,8 @@ pub enum UnfinishedState {
     InProgress(String),
     /// It was interrupted, and the old data is live.
     OldDataLive,
+    /// It was interrupted, and the data directory is empty, as it was before.
+    Empty,
     /// It was interrupted, and the restored data is live but was not verified.
     NewDataLive,
     /// It was interrupted after its result was final. Only the clean-up remains.
@@ -48,6 +50,7 @@ impl UnfinishedRestore {
             (Some(holder), _) => UnfinishedState::InProgress(holder),
             (None, Phase::Committed | Phase::RolledBack) => UnfinishedState::CleanUpRemains,
             (None, _) if live == Some(journal.new) => UnfinishedState::NewDataLive,
+            (None, _) if live.is_none() && journal.old.inode.is_none() => UnfinishedState::Empty,
             (None, _) => UnfinishedState::OldDataLive,
         };
         Ok(Some(Self { data_dir, state }))
@@ -68,6 +71,12 @@ impl fmt::Display for UnfinishedRestore {
                 write!(
                     f,
                     "a restore of {place} was interrupted: the old data is live, and etcd may be stopped"
+                )
+            }
+            UnfinishedState::Empty => {
+                write!(
+                    f,
+                    "a restore of {place} was interrupted: the data directory is still empty, so do not start etcd"
                 )
             }
             UnfinishedState::NewDataLive => {

@@ -26,12 +26,14 @@ pub use report::{Outcome, Report};
 pub use request::{Bump, Request, Source};
 pub use source::{check_can_decrypt, unpack};
 
-use crate::error::{ActionError, Refusal, describe_inline};
+use crate::error::{ActionError, Refusal, describe_inline, quoted};
 use crate::etcd::client::Client;
 use crate::etcd::diagnose::next_step;
 use crate::etcd::service::SupervisorState;
 use crate::etcd::site::Site;
-use crate::exchange::{self, DataDir, Exchange, Exchanged, Expected, OldData, Recovered, Unfinished};
+use crate::exchange::{
+    self, DataDir, EndByHand, Exchange, Exchanged, Expected, MEMBER, OldData, Recovered, Unfinished,
+};
 use crate::progress::{Progress, Sink};
 use crate::snapshot;
 use crate::store::work_dir::remove_abandoned;
@@ -64,7 +66,7 @@ pub fn check_site(site: &Site) -> Result<(), Refusal> {
 /// The directory does not exist, or another run has locked it.
 pub fn open_data_dir(site: &Site) -> Result<DataDir, ActionError> {
     DataDir::open(site).map_err(|error| {
-        let next = format!("ls -ld {}", site.data_dir.display());
+        let next = format!("ls -ld {}", quoted(site.data_dir.as_os_str()));
         ActionError::from_error(error, "nothing was changed", next)
     })
 }
@@ -77,7 +79,13 @@ pub fn recover(site: &Site, data: &DataDir, report: Sink<'_>) -> Result<Option<R
     let backup_target = exchange::recorded_backup_target(data);
     let recovered = exchange::recover(site, data).map_err(|error| {
         let state = format!("an interrupted restore is still unfinished in {}", site.data_dir.display());
-        let next = format!("{}, then {}", next_step(site, &error), recover_command(site));
+        let recover = format!("{}, then {}", next_step(site, &error), recover_command(site));
+        let next = match error.downcast_ref::<EndByHand>() {
+            Some(by_hand) => {
+                format!("{recover}; or, to end that restore and keep both data: {}", by_hand.command)
+            }
+            None => recover,
+        };
         ActionError::from_error(error, state, next)
     })?;
     if let Some(target) = backup_target.ok().flatten() {
@@ -122,14 +130,17 @@ fn describe_failure(error: anyhow::Error, site: &Site, request: &Request) -> Act
             "the restore in {} is unfinished: it was not completed and not rolled back",
             site.data_dir.display()
         );
-        let next = format!(
-            "{correct}, then {}; to start etcd until then: `{}`",
-            recover_command(site),
-            site.service.start_command()
-        );
+        let start = match site.service.state().wants_etcd {
+            true => String::new(),
+            false => format!("; to start etcd until then: `{}`", site.service.start_command()),
+        };
+        let next = format!("{correct}, then {}{start}", recover_command(site));
         return ActionError::from_error(error, state, next);
     }
-    let state = "the existing data is live and complete, and etcd is as it was before";
+    let state = match site.data_dir.join(MEMBER).exists() {
+        true => "the existing data is live and complete, and etcd is as it was before",
+        false => "the data directory is empty, as it was before",
+    };
     let command = &request.command;
     let next = match error.downcast_ref::<BackupFailed>() {
         Some(BackupFailed) => {

@@ -2,13 +2,19 @@
 
 use crate::archive::human_size;
 use crate::error::{Refusal, Subcommand, quoted};
+use crate::etcd::paths::SITE_FILE;
 use crate::etcd::site::Site;
 use crate::etcd::versions::{Minor, versions_that_bump};
 use std::path::{Path, PathBuf};
 
-/// Returns the command that completes or rolls back an interrupted restore of `site`.
+/// Returns the command that completes or rolls back an interrupted restore of `site`. It names the same etcd in another shell:
+/// there, a variable may not be set, and the process of the etcd may have ended.
 pub fn recover_command(site: &Site) -> Subcommand {
-    Subcommand::new("restore").flag("recover").option_if_some("site", site.choice.as_ref())
+    let named = match site.site_file() {
+        Some(file) => Some(file).filter(|file| *file != Path::new(SITE_FILE)),
+        None => site.choice.as_ref().map(|_| &**site.data_dir),
+    };
+    Subcommand::new("restore").flag("recover").option_if_some("site", named)
 }
 
 /// The next step for a member without data.
@@ -395,8 +401,9 @@ impl Obstacle {
                 "correct that; or stop etcd ({stop}) and restore again, which then reads the files of etcd"
             ),
             Self::DamagedData { data_dir, .. } => format!(
-                "if this etcd is the only member and you have no better copy of this data: mv {data_dir}/member \
-                 {data_dir}/member.broken, and restore again"
+                "if this etcd is the only member and you have no better copy of this data: mv {} {}, and restore again",
+                quoted(format!("{data_dir}/member").as_ref()),
+                quoted(format!("{data_dir}/member.broken").as_ref())
             ),
             Self::DataNotReadable { start, .. } => {
                 format!("start etcd ({start}), read its log if it does not start, and restore again")
@@ -458,4 +465,28 @@ fn find_log(data_dir: &str, stop: &str) -> String {
         "if it is lost and this etcd is the only member, stop etcd ({stop}), move {data_dir}/member to {data_dir}/member.broken and restore again; if it \
          is stored elsewhere, stop etcd, copy it to {data_dir}/member/wal, and remove wal-dir from etcd's configuration"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd::service::Service;
+    use crate::etcd::site::Origin;
+    use crate::etcd::site::tests::site;
+
+    #[test]
+    fn the_command_of_a_recovery_names_the_same_etcd_later() {
+        let command = |choice: Option<&str>, file: Option<&str>| {
+            let mut site = site(Path::new("/data"), Service::Unknown { pid: 42 });
+            site.choice = choice.map(str::to_owned);
+            if let Some(file) = file {
+                site.data_dir.origin = Origin::SiteFile(file.into());
+            }
+            recover_command(&site).to_string()
+        };
+        assert_eq!(command(None, None), "`sudo etcd-backup restore --recover`");
+        assert_eq!(command(Some("42"), None), "`sudo etcd-backup restore --recover --site=/data`");
+        assert_eq!(command(None, Some(SITE_FILE)), "`sudo etcd-backup restore --recover`");
+        assert_eq!(command(None, Some("/x.yaml")), "`sudo etcd-backup restore --recover --site=/x.yaml`");
+    }
 }

@@ -144,7 +144,9 @@ fn keeps_the_old_data_if_etcd_never_starts_again(version: Version) {
         data.display()
     )]);
     let start = fixture.world.service_command("start");
-    let recover = "pgrep -a etcd, then `sudo etcd-backup restore --recover`";
+    let site = fixture.world.site();
+    let recover =
+        format!("pgrep -a etcd, then `sudo etcd-backup restore --recover --site={}`", site.display());
     out.failed_at(
         "the exchange is unfinished: starting etcd",
         "exited with status 7; its last output: the supervisor was told to fail this start; and ",

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use nix::unistd::Pid;
 use test_case::test_case;
 
 use crate::common::client::assert_same;
+use crate::common::fs_util::names;
 use crate::common::world::{Version, World};
 use crate::concurrent_changes::interrupted;
 use crate::restore::from;
@@ -46,6 +48,58 @@ fn keeps_data_with_client_writes_if_etcd_does_not_start(version: Version) {
         (tree, "since")
     );
     world.etcdctl(&["del", "written"]);
+    assert_same(&world.dump(), &new, "after the recovery");
+}
+
+/// Clients wrote to the restored data before it was verified. Then the disk destroyed it.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
+fn the_printed_commands_end_a_restore_whose_data_cannot_be_read(version: Version) {
+    for is_moved_away in [false, true] {
+        let (world, _tools, new) = interrupted(version);
+        // The other archive is the backup that the interrupted restore took.
+        let names_in_target = world.in_target();
+        let first = names_in_target.iter().min_by_key(|name| name.trim_end_matches(".tar.gz"));
+        let archive = world.target().join(first.unwrap());
+        world.etcdctl(&["put", "written", "since"]);
+        kill_etcd(&world);
+        world.arm("start-fails", 999);
+        let member = world.data_dir().join("member");
+        if is_moved_away {
+            fs::rename(&member, world.data_dir().join("member.moved")).unwrap();
+        } else {
+            fs::write(member.join("snap/db"), "destroyed").unwrap();
+        }
+        let out = world.restore(&["--recover"]);
+        let words = ["still unfinished", "to end that restore and keep both data: mv -T "];
+        out.assert_stderr_contains(&words);
+        let commands = out.stderr.split("keep both data: ").nth(1).unwrap().trim().trim_end_matches('.');
+        assert!(Command::new("sh").args(["-c", commands]).status().unwrap().success(), "{commands}");
+        let kept =
+            names(&world.data_dir()).into_iter().filter(|name| name.starts_with("member.before-restore-"));
+        assert_eq!(kept.count(), 1);
+
+        if !is_moved_away {
+            fs::rename(&member, world.data_dir().join("member.broken")).unwrap();
+        }
+        world.disarm("start-fails");
+        let _ = world.restore(&[&from(&archive), &world.to_target()]).completed();
+        assert_same(&world.dump(), &new, "after a restore");
+    }
+}
+
+/// The run was killed after it had verified the new data, and etcd was stopped since.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
+fn a_completed_restore_without_a_running_etcd_says_so(version: Version) {
+    let (world, _tools, new) = interrupted(version);
+    let journal = world.data_dir().join(".etcd-restore/journal.json");
+    let text = fs::read_to_string(&journal).unwrap();
+    fs::write(&journal, text.replace("\"exchanging\"", "\"committed\"")).unwrap();
+    world.stop();
+    let recovered = world.restore(&["--recover"]).completed().get("restore.recovered");
+    assert!(recovered.contains("the restored data is live, but etcd does not run"), "{recovered}");
+    world.start();
     assert_same(&world.dump(), &new, "after the recovery");
 }
 

@@ -66,6 +66,24 @@ fn recovers_if_etcd_started_after_an_interrupted_restore(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
+fn an_interrupted_restore_without_old_data_leaves_an_empty_directory(version: Version) {
+    let (world, archive) = lost(version);
+    let _ = restores(&world, &archive, &mut |pid| {
+        kill(pid, Signal::SIGKILL).unwrap();
+        Fate::Killed
+    });
+    let recovered = world.restore(&["--recover"]).completed().get("restore.recovered");
+    assert!(
+        recovered.contains("the data directory is empty, as it was before, so do not start etcd"),
+        "{recovered}"
+    );
+    assert!(!recovered.contains("old data") && names(&world.data_dir()).is_empty(), "{recovered}");
+    let _ = world.restore(&[&from(&archive), &world.to_target()]).completed();
+    assert_eq!(world.dump().len(), 281);
+}
+
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn an_etcd_that_starts_during_a_restore_keeps_its_data(version: Version) {
     let (world, archive) = lost(version);
     let out = restores(&world, &archive, &mut |_| {
