@@ -83,7 +83,9 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
             cause: anyhow::anyhow!("{}", health.summary),
             state: "the check did not change any backup".to_owned(),
             next: match unfinished {
-                Some(_) => Subcommand::new("restore").flag("recover").to_string(),
+                Some(_) => {
+                    Subcommand::new("restore").flag("recover").option_if_some("site", site).to_string()
+                }
                 None => format!(
                     "{} shows the last runs; {} takes a backup",
                     Subcommand::new("list").option_if_some("target", request.target.as_ref()).flag("runs"),

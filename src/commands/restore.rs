@@ -4,6 +4,7 @@ use super::Call;
 use super::archive::Archive;
 use crate::error::{ActionError, Failure, Refusal, Subcommand, quoted};
 use crate::etcd::site::Site;
+use crate::exchange::UnfinishedRestore;
 use crate::juju::Resource;
 use crate::restore::{self, BackupMethod, Bump, Plan, Report, Source, recover_command};
 use crate::store::trusted_path::archive_owner;
@@ -165,6 +166,7 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
 
 fn recover(call: &Call<'_>, site: Option<&str>, outcome: &mut Outcome) -> Result<(), ActionError> {
     let site = super::site(call, site)?;
+    check_restore_of_no_other(&site)?;
     let recovered = super::settle(call, &site, &restore::open_data_dir(&site)?)?;
     outcome.recovered = Some(recovered.unwrap_or_else(|| "no interrupted restore was found".to_owned()));
     Ok(())
@@ -173,9 +175,7 @@ fn recover(call: &Call<'_>, site: Option<&str>, outcome: &mut Outcome) -> Result
 fn restore(call: &Call<'_>, options: &Options, outcome: &mut Outcome) -> Result<(), ActionError> {
     let request = request(call, options)?;
     let site = super::site(call, options.site.as_deref())?;
-    if options.site.is_none() && !site.is_from_site_file {
-        check_only_etcd(call, &site)?;
-    }
+    check_only_etcd(call, &site)?;
     let said = (!request.plan_only).then(|| call.maintenance("restoring a snapshot")).flatten();
     let data = restore::open_data_dir(&site)?;
     if request.plan_only {
@@ -197,7 +197,8 @@ fn restore(call: &Call<'_>, options: &Options, outcome: &mut Outcome) -> Result<
 
 /// Refuses to choose the etcd that runs if another one of this machine does not run: that one may need the restore.
 fn check_only_etcd(call: &Call<'_>, site: &Site) -> Result<(), Refusal> {
-    let others = site.stopped_others();
+    let others = site.stopped_others().into_iter().filter(|other| !other.is_disabled);
+    let others: Vec<String> = others.map(|other| other.description).collect();
     if others.is_empty() {
         return Ok(());
     }
@@ -212,6 +213,27 @@ fn check_only_etcd(call: &Call<'_>, site: &Site) -> Result<(), Refusal> {
             "to restore the one that runs: {running}; to restore another one, give its data directory as site"
         ),
     ))
+}
+
+/// Refuses to recover the etcd that runs if the restore of another one was interrupted, which may be why that one does not run.
+fn check_restore_of_no_other(site: &Site) -> Result<(), Refusal> {
+    let is_interrupted = |data_dir: &Path| {
+        UnfinishedRestore::find(data_dir)
+            .is_ok_and(|found| found.is_some_and(|found| !found.is_in_progress()))
+    };
+    if is_interrupted(&site.data_dir) {
+        return Ok(());
+    }
+    match site.stopped_others().into_iter().find(|other| is_interrupted(&other.data_dir)) {
+        None => Ok(()),
+        Some(other) => Err(Refusal::new(
+            format!(
+                "{} runs and has no interrupted restore, but the restore of another etcd was interrupted: {}",
+                site.description, other.description
+            ),
+            Subcommand::new("restore").flag("recover").option("site", &other.data_dir).to_string(),
+        )),
+    }
 }
 
 /// Describes the included files of the snapshot, which a restore never puts in place.

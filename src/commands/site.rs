@@ -130,7 +130,7 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     }
     let site = super::site(call, choice)?;
     *outcome = look(&site, call.now);
-    outcome.unfinished_restore = super::unfinished::describe_in(&site.data_dir, call.unit());
+    outcome.unfinished_restore = super::unfinished::describe_at(&site);
     let programs = versions::check(&site, outcome.etcd_version.as_deref());
     outcome.programs = programs.versions;
     outcome.warnings.extend(programs.warnings);

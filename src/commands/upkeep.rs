@@ -3,7 +3,7 @@
 //! The names, the parameters and the result `output` are the same. Unlike in the older charm, an action that did not
 //! do its job is reported as failed.
 
-use super::unfinished::describe_in as describe_unfinished;
+use super::unfinished::describe_at as describe_unfinished;
 use super::{Call, SiteRequest, settle};
 use crate::error::{ActionError, Refusal, Subcommand};
 use crate::etcd::client::Client;
@@ -92,7 +92,7 @@ const UNCHANGED: &str = "etcd's keys are unchanged";
 /// Reports whether every voting member of the cluster answers, in the words of the older `etcdctl cluster-health`.
 pub fn health(call: &Call<'_>, request: &SiteRequest, outcome: &mut Health) -> Result<(), ActionError> {
     let site = super::site(call, request.site.as_deref())?;
-    outcome.unfinished_restore = describe_unfinished(&site.data_dir, call.unit());
+    outcome.unfinished_restore = describe_unfinished(&site);
     let client = Client::new(&site);
     let ask = || {
         // If etcd is down, this call returns the cause, unlike the list of members of etcd 3.4.
@@ -142,7 +142,7 @@ pub fn health(call: &Call<'_>, request: &SiteRequest, outcome: &mut Health) -> R
 /// Lists the alarms.
 pub fn alarm_list(call: &Call<'_>, request: &SiteRequest, outcome: &mut Alarms) -> Result<(), ActionError> {
     let site = super::site(call, request.site.as_deref())?;
-    outcome.unfinished_restore = describe_unfinished(&site.data_dir, call.unit());
+    outcome.unfinished_restore = describe_unfinished(&site);
     let alarms = Client::new(&site).alarms().map_err(|error| failed(error, &site, call))?;
     outcome.alarms = Some(alarms.lines().count());
     outcome.output = Some(alarms);

@@ -14,7 +14,7 @@ use super::systemd_units;
 use crate::error::Refusal;
 use crate::etcd::paths::SITE_FILE;
 use crate::etcd::service::Service;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// All etcds of one machine.
 #[derive(Debug)]
@@ -148,8 +148,26 @@ fn installed(root: &Path, systemd: &Systemd<'_>) -> Result<Vec<Candidate>, Refus
     Ok(packages::look(root, &units)?.into_iter().chain(units).collect())
 }
 
-/// Describes the etcds that do not run, and that the machine is meant to run, with other data than in `data_dir`. It holds
-/// the data of an etcd that runs.
+/// An etcd of this machine that does not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoppedEtcd {
+    /// Describes it with its data directory.
+    pub description: String,
+    /// Its data directory.
+    pub data_dir: PathBuf,
+    /// Whether its unit is disabled: it may be left over, on a machine that runs another etcd.
+    pub is_disabled: bool,
+}
+
+impl From<Candidate> for StoppedEtcd {
+    fn from(candidate: Candidate) -> Self {
+        let description = candidate.describe();
+        let Candidate { site, is_disabled, .. } = candidate;
+        Self { description, data_dir: site.data_dir.value, is_disabled }
+    }
+}
+
+/// Returns the etcds that do not run, with other data than in `data_dir`. It holds the data of an etcd that runs.
 ///
 /// # Errors
 /// The configuration of an etcd cannot be read, or systemd does not answer.
@@ -157,17 +175,17 @@ pub(super) fn stopped_next_to(
     root: &Path,
     systemd: &Systemd<'_>,
     data_dir: &Path,
-) -> Result<Vec<String>, Refusal> {
+) -> Result<Vec<StoppedEtcd>, Refusal> {
     let own = file_id(root, data_dir);
     let is_other = |candidate: &Candidate| {
         let other = &candidate.site.data_dir.value;
-        !candidate.is_disabled && other != data_dir && (own.is_none() || file_id(root, other) != own)
+        other != data_dir && (own.is_none() || file_id(root, other) != own)
     };
     let pods = Machine::look(root, systemd)?.stopped?;
     // The files of a removed package may be left, so only units count.
     let units = systemd_units::look(root, systemd)?.into_iter().filter(|unit| !runs(systemd, unit));
     let stopped = pods.into_iter().chain(units).filter(is_other);
-    Ok(stopped.map(|candidate| candidate.describe()).collect())
+    Ok(stopped.map(StoppedEtcd::from).collect())
 }
 
 /// Returns the etcd that an operator calls `choice` among those that are installed and do not run.

@@ -24,6 +24,7 @@ mod systemd;
 mod systemd_units;
 
 pub use client_certificates::{CHARM_TLS, RELATION_TLS, SNAP_COMMON, SNAP_RELATION_TLS};
+pub use discovery::StoppedEtcd;
 pub(super) use endpoints::socket_path;
 pub use model::{DEFAULT_NAME, InitialMember, Login, Site};
 pub use origin::{Launcher, Origin, Sourced};
@@ -59,7 +60,6 @@ impl Site {
         now: Timestamp,
     ) -> Result<Self> {
         let mut site = Self::select(site_file, choice, password)?;
-        site.choice = Some(choice).filter(|choice| !choice.is_empty()).map(str::to_owned);
         if matches!(site.service.value, Service::StaticPod { .. }) && !site.is_from_site_file {
             client_certificates::prefer_valid_pair(Path::new("/"), &mut site.tls, now);
         }
@@ -83,24 +83,31 @@ impl Site {
             ("", Some(path)) => site_file::read(path, password),
             ("", None) => this_machine()?.require_one()?.into_site(password),
             (choice, _) => {
-                let machine = this_machine()?;
-                let all = machine.describe();
-                let found = match machine.called(choice)? {
-                    None => discovery::stopped_called(Path::new("/"), &OUR_SYSTEMD, choice)?,
-                    found => found,
-                };
-                match found {
-                    Some(candidate) => candidate.into_site(password),
-                    None if Path::new(choice).is_absolute() && Path::new(choice).is_file() => {
-                        site_file::read(Path::new(choice), password)
-                    }
-                    None => Err(Refusal::new(
-                        format!("no etcd is called {choice}, and no site file has that name: {all}"),
-                        "choose an etcd by its unit, its process or its data directory, or give the path of a site file",
-                    )
-                    .into()),
-                }
+                let mut site = Self::called(choice, password)?;
+                site.choice = Some(choice.to_owned());
+                Ok(site)
             }
+        }
+    }
+
+    /// Returns the etcd that an operator calls `choice`, or the site in the file of that name.
+    fn called(choice: &str, password: Option<Sourced<Secret>>) -> Result<Self> {
+        let machine = this_machine()?;
+        let all = machine.describe();
+        let found = match machine.called(choice)? {
+            None => discovery::stopped_called(Path::new("/"), &OUR_SYSTEMD, choice)?,
+            found => found,
+        };
+        match found {
+            Some(candidate) => candidate.into_site(password),
+            None if Path::new(choice).is_absolute() && Path::new(choice).is_file() => {
+                site_file::read(Path::new(choice), password)
+            }
+            None => Err(Refusal::new(
+                format!("no etcd is called {choice}, and no site file has that name: {all}"),
+                "choose an etcd by its unit, its process or its data directory, or give the path of a site file",
+            )
+            .into()),
         }
     }
 
@@ -110,10 +117,10 @@ impl Site {
         self.configured_quota.clone().or_else(|| processes::quota(Path::new("/"), &self.data_dir))
     }
 
-    /// Describes the other etcds of this machine that do not run and are meant to, if this one runs. A discovered etcd may be
+    /// Returns the other etcds of this machine that do not run, if this one runs and was discovered without a choice: it may be
     /// the wrong one then. If they cannot be determined, there are none.
-    pub fn stopped_others(&self) -> Vec<String> {
-        match self.pid {
+    pub fn stopped_others(&self) -> Vec<StoppedEtcd> {
+        match self.pid.filter(|_| self.choice.is_none() && !self.is_from_site_file) {
             Some(_) => {
                 discovery::stopped_next_to(Path::new("/"), &OUR_SYSTEMD, &self.data_dir).unwrap_or_default()
             }

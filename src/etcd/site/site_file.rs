@@ -165,9 +165,15 @@ impl SiteFile {
         Refusal::new(refusal.reason, next)
     }
 
+    /// Returns the directory of the write-ahead log in `options`, if it is not the one in the data directory.
+    fn separate_log(&self, options: &Options) -> Option<Sourced<PathBuf>> {
+        options.wal_dir(Path::new("/")).filter(|log| **log != self.data_dir.join("member/wal"))
+    }
+
     fn into_site(self, file: &Path, password: Option<Sourced<Secret>>) -> Result<Site> {
         let origin = Origin::SiteFile(file.to_owned());
         let options = self.config_file.as_deref().and_then(|path| config_file_options(path, &origin));
+        let wal_dir = options.as_ref().and_then(|options| self.separate_log(options));
         Ok(Site {
             description: format!("the etcd in the site file {}", file.display()),
             pid: None,
@@ -177,7 +183,7 @@ impl SiteFile {
             certificate_problems: CertificateProblems::default(),
             tls: Sourced::new(Tls { cacert: self.cacert, cert: self.cert, key: self.key }, origin.clone()),
             data_dir: Sourced::new(self.data_dir, origin.clone()),
-            wal_dir: None,
+            wal_dir,
             initial_member: options.as_ref().map(initial_member).unwrap_or_default(),
             configured_quota: options.as_ref().and_then(Quota::from_options),
             drift: None,
@@ -300,6 +306,18 @@ mod tests {
             let values = SiteFile::parse(&format!("{REST}service: {text}\n")).unwrap();
             assert_eq!(values.service.stop_command(), stop, "{text}");
         }
+    }
+
+    #[test]
+    fn a_separate_log_is_read_from_the_configuration_file() {
+        let site = SiteFile::parse(&format!("{REST}service: {{systemd: e}}\n")).unwrap();
+        let log = |wal_dir: &str| {
+            let file = Sourced::new("/etcd.yml".into(), Origin::SiteFile("/s".into()));
+            let options = Options::from_config_file(file, &format!("wal-dir: {wal_dir}\n")).unwrap();
+            site.separate_log(&options).map(|log| log.value)
+        };
+        assert_eq!(log("/log"), Some(PathBuf::from("/log")));
+        assert_eq!(log("/d/member/wal"), None);
     }
 
     #[test]

@@ -162,7 +162,25 @@ pub fn two(test_bed: &TestBed) -> Result<String> {
     for choice in ["site=/srv/db/etcd", "site=config-store"] {
         scenario::action(&machine, "restore", &[&format!("snapshot={}", archives[0]), choice])?;
     }
+    recover_chosen(&machine, &archives[0])?;
     Ok("refused, naming both; each was used when chosen; a restore is refused if one does not run".to_owned())
+}
+
+/// The restore of the etcd that does not run was killed. A recovery of the one that runs is refused, and names the command for
+/// the other one.
+fn recover_chosen(machine: &Machine, archive: &str) -> Result<()> {
+    let restore =
+        format!("{}/actions/restore snapshot={archive} site=config-store skip-backup=true", scenario::CHARM);
+    let journal = "/srv/db/etcd/.etcd-restore/journal.json";
+    let script = format!("{restore} & until test -e {journal}; do :; done; kill -KILL $!; test -e {journal}");
+    machine.run(&["sh", "-c", &script])?;
+    machine.run(&["systemctl", "stop", "config-store.service"])?;
+    let parts = ["the restore of another etcd was interrupted", "restore --recover --site=/srv/db/etcd"];
+    scenario::refused(machine, "restore", &["--recover"], &parts)?;
+    let recovered = scenario::action(machine, "restore", &["--recover", "--site=/srv/db/etcd"])?;
+    let outcome = scenario::text(&recovered, &["restore", "recovered"])?;
+    ensure!(outcome.contains("an interrupted restore was"), "{outcome}");
+    machine.run(&["test", "!", "-e", journal]).map(drop)
 }
 
 /// A unit that requires etcd's.

@@ -136,8 +136,9 @@ fn names_a_static_pod_that_does_not_run_next_to_an_etcd_that_runs() {
     let stopped =
         |data_dir: &str| stopped_next_to(root.path(), &Systemd::missing(), Path::new(data_dir)).unwrap();
     let others = stopped("/data/b");
-    assert!(others.len() == 1 && others[0].contains("/data/a"), "{others:?}");
-    assert_eq!(stopped("/data/a"), [""; 0]);
+    assert!(others.len() == 1 && others[0].description.contains("/data/a"), "{others:?}");
+    assert!(others[0].data_dir == Path::new("/data/a") && !others[0].is_disabled);
+    assert_eq!(stopped("/data/a"), []);
 }
 
 #[test]
