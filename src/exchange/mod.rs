@@ -5,8 +5,8 @@
 //! journal with inode numbers identifies the two trees, and [`recover`] completes or rolls back the exchange of a
 //! killed run. This module must never delete old data before etcd is proved to serve the new.
 
+mod boot_unit;
 mod data_dir;
-
 mod expected;
 mod inspect;
 pub(crate) mod journal;

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// The name of the staging directory. etcd ignores every name other than `member` and `proxy`, and logs "found invalid
 /// file under data directory" when it starts (`etcdmain/etcd.go`, `identifyDataDirOrDie`). No other place is certain to
 /// be on the same file system.
-const STAGING: &str = ".etcd-restore";
+pub(super) const STAGING: &str = ".etcd-restore";
 /// The second data directory, inside the staging directory: it holds the new data before the exchange, and the old data
 /// after it.
 const OTHER: &str = "other";

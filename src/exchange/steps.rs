@@ -3,6 +3,7 @@
 //! This module does not define the order of the steps: `switchover` switches to the new data, `rollback` puts the old
 //! data back, and `recover` chooses between them after a crash.
 
+use super::boot_unit;
 use super::data_dir::{DataDir, DatabaseLock, MEMBER};
 use super::expected::Expected;
 use super::journal::{Journal, OldData, Phase};
@@ -40,7 +41,10 @@ impl<'a> Exchange<'a> {
         let journal = Journal::new(old, new.number, expected);
         staging.keep();
         match journal.write(staging.dir()) {
-            Ok(()) => Ok(Self { site, staging, journal, old_database_lock: None }),
+            Ok(()) => {
+                boot_unit::install(site, staging.data());
+                Ok(Self { site, staging, journal, old_database_lock: None })
+            }
             Err(error) => {
                 staging.remove()?;
                 Err(error)
@@ -123,7 +127,10 @@ impl<'a> Exchange<'a> {
                 bail!("the old data stays in {}, because {name} already exists", other.path().display());
             }
         }
-        self.staging.remove()
+        let data = self.data();
+        self.staging.remove()?;
+        boot_unit::remove(data);
+        Ok(())
     }
 
     /// Lets the service start the processes that it stopped together with etcd, such as kube-apiserver. If etcd was

@@ -1,6 +1,7 @@
 //! The text of the two systemd units: a timer, and the service that it starts. Pure.
 
 use super::{Schedule, Timetable};
+use crate::system::systemd::{escape_percent, unit_word};
 use std::path::PathBuf;
 
 /// The first line of every unit that this program writes. It identifies them, so it must never change.
@@ -45,7 +46,7 @@ impl Units {
     /// Returns the arguments of the service that depend on the settings.
     fn arguments(&self) -> Option<&str> {
         let command = self.service.lines().find_map(|line| line.strip_prefix("ExecStart="))?;
-        Some(command.split_once(&quoted(SCHEDULED))?.1)
+        Some(command.split_once(&unit_word(SCHEDULED))?.1)
     }
 }
 
@@ -71,28 +72,18 @@ fn service(schedule: &Schedule, runner: &ServiceCommand) -> String {
     let command: Vec<String> = std::iter::once(runner.program.display().to_string())
         .chain(runner.subcommand.map(str::to_owned))
         .chain(words)
-        .map(|word| quoted(&word.replace('$', "$$")))
+        .map(|word| unit_word(&word.replace('$', "$$")))
         .collect();
     let environment: String = runner
         .environment
         .iter()
-        .map(|(name, value)| format!("Environment={}\n", quoted(&format!("{name}={value}"))))
+        .map(|(name, value)| format!("Environment={}\n", unit_word(&format!("{name}={value}"))))
         .collect();
     format!(
         "{MARK}[Unit]\nDescription=A backup of etcd\nWants=network-online.target\nAfter=network-online.target\n\n[Service]\n\
          Type=oneshot\nExecStart={}\n{environment}Restart=on-abnormal\nRestartSec=60\nUMask=0077\n",
         command.join(" ")
     )
-}
-
-/// Quotes a word for a unit file (systemd.syntax(7), systemd.unit(5)).
-fn quoted(word: &str) -> String {
-    let escaped = word.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n");
-    format!("\"{}\"", escape_percent(&escaped))
-}
-
-fn escape_percent(text: &str) -> String {
-    text.replace('%', "%%")
 }
 
 #[cfg(test)]

@@ -54,6 +54,17 @@ pub fn has_not_started_since_boot(unit: &str) -> bool {
     })
 }
 
+/// Quotes a word for a unit file (systemd.syntax(7), systemd.unit(5)).
+pub fn unit_word(word: &str) -> String {
+    let escaped = word.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n");
+    format!("\"{}\"", escape_percent(&escaped))
+}
+
+/// Escapes a text for a unit file, in which `%` begins a specifier.
+pub fn escape_percent(text: &str) -> String {
+    text.replace('%', "%%")
+}
+
 /// Runs systemctl with these arguments.
 ///
 /// # Errors

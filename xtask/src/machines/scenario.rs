@@ -140,9 +140,18 @@ pub fn text(results: &Value, path: &[&str]) -> Result<String> {
     Ok(found.with_context(|| format!("no {} in the results: {results}", path.join(".")))?.to_owned())
 }
 
-/// Checks that no working directory and no partial archive is left.
+/// Waits until the unit that recovers an interrupted restore at a boot has ended, and returns its output.
+pub fn recovered_at_boot(machine: &Machine) -> Result<String> {
+    let journal = "journalctl --no-pager --output=cat --boot --unit='etcd-backup-recover-*'";
+    let ended = format!("until {journal} | grep -q -e ^Finished -e ^Failed; do sleep 0.2; done; {journal}");
+    machine.run(&["timeout", "180", "sh", "-c", &ended]).context("nothing was recovered at the boot")
+}
+
+/// Checks that no working directory, no partial archive and no unit for a boot is left.
 pub fn check_nothing_is_left(machine: &Machine) -> Result<()> {
-    let left = machine.run(&["find", "/var", TARGET, "-name", ".etcd-restore", "-o", "-name", "*.part"])?;
+    let names = ["-name", ".etcd-restore", "-o", "-name", "*.part", "-o", "-name", "etcd-backup-recover-*"];
+    let words = [&["find", "/var", "/etc/systemd", TARGET][..], &names].concat();
+    let left = machine.run(&words)?;
     ensure!(left.is_empty(), "files are left:\n{left}");
     Ok(())
 }
