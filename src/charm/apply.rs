@@ -129,8 +129,8 @@ impl Executor<'_> {
     /// Checks before a restart that the voters of the other units serve: without them, the cluster would stop. A member that
     /// does not serve itself makes no difference to the others, and a cluster that is down cannot stop.
     fn check_others_serve(&self) -> Result<()> {
-        let Facts { cluster, method, certificate_dir, .. } = self.facts;
-        if cluster.has_lost_peers || cluster.is_down {
+        let Facts { cluster, method, certificate_dir, has_started, .. } = self.facts;
+        if cluster.has_lost_peers || cluster.is_down || !has_started {
             return Ok(());
         }
         for voter in gather::announced_voters(cluster, &method.etcdctl(), certificate_dir) {

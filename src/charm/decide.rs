@@ -118,7 +118,7 @@ pub fn decide(facts: &Facts) -> Plan {
         let steps = vec![Step::Stop, Step::DiscardMember];
         return Plan { steps, status: None, again: true, needs_restart: false };
     }
-    match role(&facts.cluster, facts.has_member_dir) {
+    match role(&facts.cluster, facts.has_started) {
         Role::Run | Role::Join { is_listed: true } => {}
         Role::Join { is_listed: false } => {
             // Whether this etcd can join is known only after its installation.
@@ -154,7 +154,9 @@ fn run_plan(facts: &Facts) -> Plan {
     let upgrades = is_upgrade_prepared && !facts.cluster.is_down;
     let is_stale = is_outdated || facts.runs_old_config;
     let needs_restart = facts.is_running && (is_stale || is_upgrade_prepared);
-    let restarts = facts.is_running && (is_stale || upgrades) && may_restart(&facts.cluster);
+    // An etcd that has not started as a member takes nothing away from the others.
+    let may_restart = may_restart(&facts.cluster) || !facts.has_started;
+    let restarts = facts.is_running && (is_stale || upgrades) && may_restart;
     // A unit that waits for its turn keeps its file too: a crash of its etcd must not be a restart.
     if is_outdated && (restarts || !facts.is_running) {
         steps.push(Step::Configure);
@@ -242,7 +244,7 @@ pub fn status_during_restore(state: &RestoreState) -> Option<Status> {
 ///
 /// A unit leaves its cluster in the first hook in which Juju reports it as dying, because its storage may be detached next.
 fn removal_plan(facts: &Facts) -> Option<Plan> {
-    let leaves = facts.cluster.leaves_cluster() && facts.has_member_dir;
+    let leaves = facts.cluster.leaves_cluster() && facts.has_started;
     let has_member =
         facts.cluster.members.as_ref().is_some_and(|members| facts.cluster.own_member(members).is_some());
     let reason = match facts.hook {
@@ -281,7 +283,7 @@ fn obstacle(facts: &Facts) -> Option<Status> {
 
 /// Returns the status of a member that serves its peers on the network, if the new configuration would end that.
 fn member_obstacle(facts: &Facts) -> Option<Status> {
-    let current = facts.current_config.as_deref().filter(|_| facts.has_own_config && facts.has_member_dir)?;
+    let current = facts.current_config.as_deref().filter(|_| facts.has_own_config && facts.has_started)?;
     let old = etcd_config::network_peer_port_in(current)?;
     let cluster = &facts.cluster;
     let other = cluster.other_serving_unit();

@@ -36,8 +36,8 @@ pub struct Facts {
     pub data: DataState,
     /// The record of this unit in the data directory.
     pub record: Option<UnitRecord>,
-    /// Whether the data directory has a `member` directory. If so, etcd has started there.
-    pub has_member_dir: bool,
+    /// Whether etcd has started in the data directory. Then it has the data of a member.
+    pub has_started: bool,
     /// The other units, and the cluster.
     pub cluster: ClusterFacts,
     /// The directory of the certificates that etcd uses, or would use.

@@ -2,6 +2,7 @@
 
 use super::cluster::facts::{ClusterFacts, member_name};
 use super::cluster::gather as cluster;
+use super::cluster::role::{Role, role};
 use super::etcd_config::{self, Member};
 use super::facts::Facts;
 use super::files::read_optional;
@@ -26,6 +27,7 @@ use crate::system::systemd;
 use anyhow::{Context, Result, ensure};
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -84,20 +86,20 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
     let data_dir = data_dir(method, own_config, storage.as_deref());
     let options = Options::read(&juju.config()?, lowest_port(method)?);
     let user = Owner::named("etcd")?.filter(|_| !method.runs_as_root());
-    let (data, record, has_member_dir) = inspect(&data_dir, own)?;
+    let (data, record, has_started) = inspect(&data_dir, own)?;
     let listening = Listening::gather(juju, method, user)?;
     let version = installed.and_then(InstallMethod::version);
     let mut cluster = cluster::gather(juju, &own.unit, listening.urls(options.as_ref().ok()))?;
     add_own_etcd(&mut cluster, version.as_ref(), listening.dir);
     let own_client = own_client(method, own_config, listening.dir);
     let is_running = installed.is_some() && main_pid(method.systemd_unit()).is_some();
-    ask_for_members(&mut cluster, has_member_dir, is_running, &method.etcdctl(), own_client, listening.dir);
+    ask_for_members(&mut cluster, has_started, is_running, &method.etcdctl(), own_client, listening.dir);
     let wanted_config = match &options {
         Ok(options) => {
-            let joins = if has_member_dir { None } else { members_to_join(&cluster) };
+            let joins = if has_started { None } else { members_to_join(&cluster) };
             let (name, data_dir, tls) = (member_name(&own.unit), data_dir.clone(), listening.tls.clone());
-            let member = Member { name, token, data_dir, tls, joins };
-            wanted_config(options, &member, &data, current_config.as_ref().filter(|_| has_member_dir))?
+            let text = etcd_config::render(options, &Member { name, token, data_dir, tls, joins })?;
+            wanted_config(text, &data, has_started, &cluster, current_config.as_deref())
         }
         Err(_) => String::new(),
     };
@@ -113,7 +115,7 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
         has_own_config: own_config.is_some(),
         data,
         record,
-        has_member_dir,
+        has_started,
         cluster,
         data_dir,
         storage,
@@ -133,23 +135,24 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
     })
 }
 
-/// Returns the text of etcd's configuration file. `started` is the one with which the present data was created. As long as
-/// etcd has not served, the values of that start are kept.
+/// Returns the text of etcd's configuration file, from one with the present options and the `current` one. Only the unit that
+/// starts the cluster gets a configuration for a new one. As long as etcd has not served, the values of its first start are kept.
 pub(super) fn wanted_config(
-    options: &Options,
-    member: &Member,
+    text: String,
     data: &DataState,
-    started: Option<&String>,
-) -> Result<String> {
-    let text = etcd_config::render(options, member)?;
-    Ok(match data {
-        DataState::Present | DataState::Lost => etcd_config::with_existing_cluster(&text),
-        DataState::New => {
-            let is_same = |started: &&String| etcd_config::differ_only_in_start(started, &text);
-            started.filter(is_same).cloned().unwrap_or(text)
-        }
-        _ => text,
-    })
+    has_started: bool,
+    cluster: &ClusterFacts,
+    current: Option<&str>,
+) -> String {
+    let is_without_data = matches!(data, DataState::Absent | DataState::New) && !has_started;
+    if is_without_data && role(cluster, has_started) == Role::Run {
+        return text;
+    }
+    let is_same = |current: &&str| *current == text || etcd_config::differ_only_in_start(current, &text);
+    match current.filter(is_same).filter(|_| *data == DataState::New && has_started) {
+        Some(current) => current.to_owned(),
+        None => etcd_config::with_existing_cluster(&text),
+    }
 }
 
 /// Returns whether there is the guard of an unfinished installation, and whether the systemd unit is set up.
@@ -161,12 +164,29 @@ fn inspect_service(method: InstallMethod, data_dir: &Path, storage: Option<&Path
     Ok((has_guard, reads_config_file(method)? && (waits_for_storage || !is_on_storage) && !has_guard))
 }
 
-/// Returns the state of the data directory, the record of this unit in it, and whether it has a `member` directory.
+/// Returns the state of the data directory, the record of this unit in it, and whether etcd has started there.
 fn inspect(data_dir: &Path, own: &UnitRecord) -> Result<(DataState, Option<UnitRecord>, bool)> {
-    Ok(match open_data_dir(data_dir)? {
-        Some(dir) => (own.data_state(&dir)?, own.read_own(&dir)?, dir.inode(MEMBER)?.is_some()),
-        None => (DataState::Absent, None, false),
-    })
+    let Some(dir) = open_data_dir(data_dir)? else { return Ok((DataState::Absent, None, false)) };
+    let data = own.data_state(&dir)?;
+    let has_started = match data {
+        // etcd that is refused as a member leaves a `member` directory without a log.
+        DataState::New => has_log(data_dir)?,
+        _ => dir.inode(MEMBER)?.is_some(),
+    };
+    Ok((data, own.read_own(&dir)?, has_started))
+}
+
+/// Whether the data directory has a write-ahead log. Without one, etcd reads the options for its first start.
+fn has_log(data_dir: &Path) -> Result<bool> {
+    let dir = data_dir.join(MEMBER).join("wal");
+    let is_file_of_log =
+        |file: io::Result<fs::DirEntry>| Ok(file?.path().extension() == Some("wal".as_ref()));
+    let files = match fs::read_dir(&dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        files => files.and_then(|files| files.map(is_file_of_log).collect::<io::Result<Vec<bool>>>()),
+    };
+    let files = files.with_context(|| format!("listing {}", dir.display()))?;
+    Ok(files.contains(&true))
 }
 
 /// Adds the facts about this unit's own etcd: its version, and the user that the charm is for it.
@@ -179,15 +199,15 @@ fn add_own_etcd(facts: &mut ClusterFacts, version: Option<&Version>, certificate
 /// its own etcd. If its address has changed, asks whether its own etcd reaches them.
 fn ask_for_members(
     facts: &mut ClusterFacts,
-    has_member_dir: bool,
+    has_started: bool,
     is_running: bool,
     etcdctl: &Path,
     own_client: Option<Client>,
     certificate_dir: &Path,
 ) {
-    let moved = own_client.as_ref().filter(|_| has_member_dir && facts.has_moved());
+    let moved = own_client.as_ref().filter(|_| has_started && facts.has_moved());
     facts.has_lost_peers = moved.is_some_and(|own| !cluster::reaches_peers(own));
-    let asks = if has_member_dir { !is_running } else { facts.is_admitted() };
+    let asks = if has_started { !is_running } else { facts.is_admitted() };
     if facts.is_dying() || asks {
         let mut voters = cluster::voters_to_ask(facts, etcdctl, certificate_dir);
         voters.extend(own_client);
@@ -309,6 +329,57 @@ fn stopped_foreign_etcd(
 mod tests {
     use super::*;
     use crate::system::durable::Dir;
+
+    #[test]
+    fn etcd_has_started_when_there_is_a_log() {
+        let home = tempfile::tempdir().unwrap();
+        let own = UnitRecord { unit: "etcd/1".into(), model: "m".into(), served: false, member: None };
+        let dir = Dir::open(home.path()).unwrap();
+        own.write(&dir).unwrap();
+        let found =
+            |record: &UnitRecord| inspect(home.path(), record).map(|found| (found.0, found.2)).unwrap();
+        assert_eq!(found(&own), (DataState::New, false));
+        // etcd was refused as a member.
+        let member = dir.make_child(MEMBER, None).unwrap();
+        member.make_child("snap", None).unwrap().replace("db", b"empty").unwrap();
+        assert_eq!(found(&own), (DataState::New, false));
+        let wal = member.make_child("wal", None).unwrap();
+        wal.replace("0.tmp", b"").unwrap();
+        assert_eq!(found(&own), (DataState::New, false));
+        wal.replace("0000000000000000-0000000000000000.wal", b"").unwrap();
+        assert_eq!(found(&own), (DataState::New, true));
+        // Data that has served is never replaced without a decision of the operator.
+        dir.remove_tree(MEMBER).unwrap();
+        dir.make_child(MEMBER, None).unwrap();
+        UnitRecord { served: true, ..own.clone() }.write(&dir).unwrap();
+        assert_eq!(found(&own), (DataState::Present, true));
+    }
+
+    #[test]
+    fn only_the_unit_that_starts_the_cluster_gets_a_configuration_for_a_new_one() {
+        let text = |state: &str, count: u8| {
+            format!("initial-cluster: a\ninitial-cluster-state: {state}\nsnapshot-count: {count}\n")
+        };
+        let alone = ClusterFacts { unit: "etcd/1".into(), ..ClusterFacts::default() };
+        let mut with_others = alone.clone();
+        with_others.units = ["etcd/0", "etcd/1"].map(|unit| (unit.to_owned(), Default::default())).into();
+        let (new, existing) = (text("new", 1), text("existing", 1));
+        for (cluster, data, has_started, current, expected) in [
+            (&alone, DataState::Absent, false, None, &new),
+            (&alone, DataState::New, false, None, &new),
+            // The values of the first start stay, until another option changes.
+            (&alone, DataState::New, true, Some(&new), &new),
+            (&alone, DataState::New, true, Some(&text("new", 2)), &existing),
+            (&alone, DataState::Present, true, Some(&new), &existing),
+            (&alone, DataState::Lost, false, None, &existing),
+            (&with_others, DataState::New, false, None, &existing),
+            (&with_others, DataState::New, false, Some(&new), &existing),
+        ] {
+            let current = current.map(String::as_str);
+            let wanted = wanted_config(text("new", 1), &data, has_started, cluster, current);
+            assert_eq!(&wanted, expected, "{data:?} {has_started} {current:?}");
+        }
+    }
 
     #[test]
     fn existing_data_stays_in_its_directory() {

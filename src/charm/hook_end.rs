@@ -6,7 +6,7 @@ use super::certificates::Certificates;
 use super::cluster::apply::{apply, publish as write};
 use super::cluster::client_access::{LeaderView, client_access};
 use super::cluster::databag::{ApplicationData, UnitData};
-use super::cluster::facts::{ClusterFacts, member_name, status_of_refused_charm};
+use super::cluster::facts::{ClusterFacts, member_name, status_of_other_cluster, status_of_refused_charm};
 use super::cluster::gather::{announced_voters, ask_for_members, other_voters, voters_to_ask};
 use super::cluster::membership::{
     Change, Served, application_data, changes, describe_strangers, ended_cluster, unit_data,
@@ -90,6 +90,8 @@ impl HookEnd<'_> {
                 break;
             }
         }
+        let cluster = served.as_ref().map(|served| format!("{:x}", served.status.cluster_id));
+        problem = cluster.and_then(|id| status_of_other_cluster(&facts.cluster, &id)).or(problem);
         problem = problem.or_else(|| status_of_refusal(&facts.cluster));
         problem = problem.or(self.publish(facts, served.as_ref()));
         let problem = problem.or_else(|| self.waiting_status(facts));
@@ -110,7 +112,7 @@ impl HookEnd<'_> {
             Some(_) if self.plan.status.is_none() => self.plan.waits_for_turn(),
             _ => self.plan.needs_restart,
         };
-        let own = with_authorities(facts, unit_data(cluster, served, facts.has_member_dir));
+        let own = with_authorities(facts, unit_data(cluster, served, facts.has_started));
         let own = UnitData { wants_restart, ..own };
         let application = match cluster.is_leader {
             true => application(facts, &own, served),

@@ -60,6 +60,8 @@ struct Unit {
     record: Option<UnitRecord>,
     /// The member whose data is in the data directory.
     data: Option<u64>,
+    /// Whether its etcd was refused as a member: that leaves a `member` directory without a log.
+    has_empty_member_dir: bool,
 }
 
 impl Unit {
@@ -67,7 +69,7 @@ impl Unit {
         match &self.record {
             None => DataState::Absent,
             Some(record) if !record.served => DataState::New,
-            Some(_) if self.data.is_some() => DataState::Present,
+            Some(_) if self.data.is_some() || self.has_empty_member_dir => DataState::Present,
             Some(_) => DataState::Lost,
         }
     }
@@ -213,18 +215,18 @@ impl World {
             version: Some(VERSION.into()),
             ..ClusterFacts::default()
         };
-        let has_member_dir = unit.data.is_some();
-        cluster.has_lost_peers = has_member_dir && cluster.has_moved() && !self.serves(number);
-        if cluster.is_dying() || !has_member_dir && cluster.is_admitted() {
+        let has_started = unit.data.is_some();
+        cluster.has_lost_peers = has_started && cluster.has_moved() && !self.serves(number);
+        if cluster.is_dying() || !has_started && cluster.is_admitted() {
             let own = self.reaches(number, number).then(|| self.members.clone());
             cluster.members = self.ask_others(&cluster, number).or(own);
         }
         let data = unit.data_state();
         let options = options(self.snapshot_count);
-        let joins = if has_member_dir { None } else { members_to_join(&cluster) };
+        let joins = if has_started { None } else { members_to_join(&cluster) };
         let member = config_of(number, &self.address(number), joins);
-        let started = unit.config.as_ref().filter(|_| has_member_dir);
-        let wanted_config = wanted_config(&options, &member, &data, started).unwrap();
+        let text = etcd_config::render(&options, &member).unwrap();
+        let wanted_config = wanted_config(text, &data, has_started, &cluster, unit.config.as_deref());
         Facts {
             hook,
             restore: RestoreState::None,
@@ -237,7 +239,7 @@ impl World {
             storage: None,
             data,
             record: unit.record.clone(),
-            has_member_dir,
+            has_started,
             cluster,
             certificate_dir: "/etc/etcd/relation-tls".into(),
             certificates: Certificates::All,
@@ -410,7 +412,9 @@ impl World {
             Some(_) => return false,
             None if config.contains("initial-cluster-state: new\n") => self.found(number),
             None => {
-                if !self.join(number, &config) {
+                let has_joined = self.join(number, &config);
+                self.unit(number).has_empty_member_dir = !has_joined;
+                if !has_joined {
                     return false;
                 }
             }
@@ -573,7 +577,7 @@ impl World {
     ) -> Result<(), Killed> {
         let own = UnitData {
             wants_restart: if served.is_some() { plan.waits_for_turn() } else { plan.needs_restart },
-            ..unit_data(&facts.cluster, served, facts.has_member_dir)
+            ..unit_data(&facts.cluster, served, facts.has_started)
         };
         let mut application = facts.cluster.application.clone();
         if facts.cluster.is_leader {
@@ -662,6 +666,7 @@ impl World {
             is_enabled: false,
             record: None,
             data: None,
+            has_empty_member_dir: false,
         };
         self.units.insert(self.next_unit, unit);
         self.log.push(format!("add {}", name(self.next_unit)));
@@ -739,7 +744,7 @@ impl World {
             }
             9 if is_member && self.is_whole() && numbers.len() > 2 => {
                 let unit = self.unit(number);
-                (unit.running, unit.data) = (None, None);
+                (unit.running, unit.data, unit.has_empty_member_dir) = (None, None, false);
                 self.log.push(format!("{} loses its data", name(number)));
             }
             14 if self.is_whole() && numbers.len() > 1 => self.end_certificates(),
@@ -884,4 +889,36 @@ fn a_unit_that_is_killed_while_it_joins_completes_it_with_the_latest_options() {
         world.log.push("configure".into());
         world.check_settles();
     }
+}
+
+#[test]
+fn a_unit_that_was_refused_as_a_member_joins_with_the_latest_members_and_options() {
+    let mut world = World::new(1);
+    world.add_unit();
+    world.add_unit();
+    world.check_settles();
+    world.add_unit();
+    world.hook(3, Hook::Update);
+    while !world.application.known.contains_key("etcd/3") {
+        [1, 2].iter().for_each(|number| world.hook(*number, Hook::Update));
+    }
+    // Killed before it starts etcd, which then starts with a list that is no longer that of the members.
+    world.budget = Some(3);
+    world.hook(3, Hook::Update);
+    let stranger = Member {
+        id: 99,
+        name: "stranger".into(),
+        peer_urls: vec!["https://10.9.0.9:2380".into()],
+        client_urls: Vec::new(),
+        is_learner: false,
+    };
+    world.members.push(stranger);
+    assert!(!world.start(3) && world.units[&3].has_empty_member_dir, "{}", world.log.join("\n"));
+    world.snapshot_count += 1;
+    let facts = world.facts(3, Hook::Update);
+    assert!(facts.data == DataState::New && !facts.has_started);
+    let text = facts.wanted_config;
+    assert!(text.contains("initial-cluster-state: existing\n") && text.contains("10.9.0.9"), "{text}");
+    world.members.retain(|member| member.id != 99);
+    world.check_settles();
 }

@@ -68,6 +68,15 @@ pub fn status_of_refused_charm(facts: &ClusterFacts) -> Status {
     )
 }
 
+/// Returns the status of a unit whose etcd serves `cluster`, an id in hex, while other units serve another one.
+pub fn status_of_other_cluster(facts: &ClusterFacts, cluster: &str) -> Option<Status> {
+    let recorded = facts.application.cluster.as_ref().filter(|_| facts.is_other_cluster(cluster))?;
+    Some(Status::blocked(
+        &format!("etcd of this unit serves cluster {cluster}, and the other units serve cluster {recorded}"),
+        &format!("juju remove-unit {}; juju add-unit APPLICATION (the data of this unit stays)", facts.unit),
+    ))
+}
+
 /// Returns the name of a unit's member: the unit's name without its slash, as in the older charm.
 pub fn member_name(unit: &str) -> String {
     unit.replace('/', "")
@@ -161,6 +170,13 @@ impl ClusterFacts {
         let find_here = || members.iter().find(|member| self.is_at_own_url(member) && !is_of_other(member));
         let named = || members.iter().find(|member| member.name == name);
         self.published_member(members).or_else(named).or_else(find_here)
+    }
+
+    /// Whether the cluster with this id, in hex, is another one than that of the application, which other units serve. If no other
+    /// unit serves it, it may have been restored: then its id changes.
+    pub fn is_other_cluster(&self, id: &str) -> bool {
+        let recorded = self.application.cluster.as_deref();
+        recorded.is_some_and(|recorded| recorded != id) && self.other_serving_unit().is_some()
     }
 
     /// Returns the member in `members` that this unit has published as its own.
@@ -274,6 +290,30 @@ mod tests {
             facts.units.insert("etcd/1".into(), goal(status));
             assert!(!facts.waits_for_joiner(), "{status}");
         }
+    }
+
+    #[test]
+    fn reports_an_etcd_that_serves_another_cluster_than_the_other_units() {
+        let serving =
+            UnitData { cluster: Some("1a".into()), member: Some("1".into()), ..UnitData::default() };
+        let application = ApplicationData { cluster: Some("1a".into()), ..ApplicationData::default() };
+        let mut facts = ClusterFacts {
+            unit: "etcd/1".into(),
+            units: ["etcd/0", "etcd/1"].map(|unit| (unit.to_owned(), GoalUnit::default())).into(),
+            others: [("etcd/0".to_owned(), serving)].into(),
+            application,
+            ..ClusterFacts::default()
+        };
+        let status = status_of_other_cluster(&facts, "2b").unwrap();
+        for part in ["cluster 2b", "cluster 1a", "juju remove-unit etcd/1"] {
+            assert!(status.is_blocked() && status.message.contains(part), "{status:?}");
+        }
+        assert_eq!(status_of_other_cluster(&facts, "1a"), None);
+        // The only member was restored, or there was no cluster yet.
+        let only = ClusterFacts { others: BTreeMap::new(), ..facts.clone() };
+        assert_eq!(status_of_other_cluster(&only, "2b"), None);
+        facts.application.cluster = None;
+        assert_eq!(status_of_other_cluster(&facts, "2b"), None);
     }
 
     #[test]

@@ -130,7 +130,7 @@ pub fn describe_stranger(member: &Member) -> String {
     }
 }
 
-/// Returns the data that this unit publishes for the others. `has_data` is whether its data directory has a `member` directory.
+/// Returns the data that this unit publishes for the others. `has_data` is whether etcd has started in its data directory.
 pub fn unit_data(facts: &ClusterFacts, served: Option<&Served>, has_data: bool) -> UnitData {
     let Some(served) = served else {
         // While etcd does not answer, its member stays where it was, unless another member has moved it.

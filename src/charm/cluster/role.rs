@@ -22,7 +22,7 @@ pub enum Role {
     Wait(Status),
 }
 
-/// Returns the role of the unit. `has_data` is whether its data directory has a `member` directory.
+/// Returns the role of the unit. `has_data` is whether etcd has started in its data directory.
 pub fn role(facts: &ClusterFacts, has_data: bool) -> Role {
     if has_data || facts.other_units().next().is_none() {
         return Role::Run;

@@ -31,7 +31,7 @@ fn serving() -> Facts {
         storage: None,
         data: DataState::Present,
         record: None,
-        has_member_dir: true,
+        has_started: true,
         cluster: ClusterFacts::default(),
         certificate_dir: "/etc/etcd/tls".into(),
         certificates: Certificates::None,
@@ -53,7 +53,7 @@ fn empty() -> Facts {
     Facts {
         is_installed: false,
         data: DataState::Absent,
-        has_member_dir: false,
+        has_started: false,
         has_own_config: false,
         current_config: None,
         is_service_set_up: false,
@@ -177,7 +177,7 @@ fn keeps_its_turn_after_a_failed_upgrade() {
 #[test]
 fn a_member_of_several_restarts_only_in_its_turn() {
     let mut changed = Facts { hook: Hook::ConfigChanged, wanted_config: own_config("b"), ..serving() };
-    changed.cluster = Facts { has_member_dir: true, ..joining(true) }.cluster;
+    changed.cluster = Facts { has_started: true, ..joining(true) }.cluster;
     for (turn, has_asked, steps) in [
         (None, false, &[Step::UpdatePorts][..]),
         (Some("etcd/0"), true, &[Step::UpdatePorts]),
@@ -293,7 +293,7 @@ fn starts_an_etcd_whose_storage_was_mounted_after_the_boot() {
     let missed = Facts { missed_boot: true, ..on_storage.clone() };
     assert_steps(&missed, &[Step::Start, Step::UpdatePorts]);
     // Not mounted yet: its member is not replaced.
-    let absent = Facts { data: DataState::Absent, has_member_dir: false, ..missed.clone() };
+    let absent = Facts { data: DataState::Absent, has_started: false, ..missed.clone() };
     assert_status(&absent, "blocked", &["/srv/data/etcd is missing or empty", "juju attach-storage"]);
     // An operator has stopped it, or it is not on a storage.
     assert_status(&on_storage, "blocked", &["etcd is not running"]);
@@ -506,8 +506,11 @@ fn joins_from_every_point_at_which_a_hook_can_be_killed() {
         ..joining(true)
     };
     assert_steps(&configured, &[Step::CreateDataDir, Step::Start, Step::UpdatePorts]);
+    // etcd was refused as a member and may be starting again and again. A restart of it needs no turn.
+    let refused = Facts { is_running: true, wanted_config: own_config("b"), ..configured.clone() };
+    assert_steps(&refused, &[Step::CreateDataDir, Step::Configure, Step::Restart, Step::UpdatePorts]);
     // Started: from then on it is a member like any other.
-    let started = Facts { is_running: true, has_member_dir: true, ..configured };
+    let started = Facts { is_running: true, has_started: true, ..configured };
     assert_steps(&started, &[Step::CreateDataDir, Step::UpdatePorts]);
 }
 
@@ -560,7 +563,7 @@ fn a_unit_that_has_to_wait_is_only_installed() {
 
 #[test]
 fn a_dying_unit_leaves_before_its_etcd_stops() {
-    let mut facts = Facts { is_running: true, has_member_dir: true, ..joining(true) };
+    let mut facts = Facts { is_running: true, has_started: true, ..joining(true) };
     let members = facts.cluster.members.as_mut().unwrap();
     (members[1].name, members[1].is_learner) = ("etcd1".into(), false);
     let dying = Facts { data: DataState::Present, is_installed: true, has_own_config: true, ..facts };
@@ -596,7 +599,7 @@ fn a_member_on_the_network_keeps_running_until_it_has_a_certificate_for_its_new_
     let listens = |port: u16| format!("{}listen-peer-urls: https://0.0.0.0:{port}\n", etcd_config::HEADER);
     let member = Facts {
         data: DataState::Present,
-        has_member_dir: true,
+        has_started: true,
         is_installed: true,
         is_running: true,
         is_service_set_up: true,
