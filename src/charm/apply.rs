@@ -1,9 +1,9 @@
 //! Applies the steps of a plan. Every step can be repeated without harm.
 
 use super::certificates::Certificates;
-use super::cluster::facts::member_name;
-use super::cluster::membership;
+use super::cluster::facts::{ClusterFacts, member_name};
 use super::cluster::{apply, gather};
+use super::cluster::{membership, turn};
 use super::decide::Step;
 use super::etcd_config;
 use super::facts::Facts;
@@ -11,9 +11,11 @@ use super::files::{open_or_create_dir, split_path, write_public};
 use super::install;
 use super::install::command::Proxies;
 use super::install_method::InstallMethod;
+use super::listening::own_client;
 use super::options::Options;
 use super::unit_record::{UnitRecord, open_data_dir};
 use crate::error::Refusal;
+use crate::etcd::client::Client;
 use crate::etcd::service::last_fatal_message;
 use crate::exchange::MEMBER;
 use crate::juju::Juju;
@@ -21,7 +23,7 @@ use crate::system::durable::Dir;
 use crate::system::owner::Owner;
 use crate::system::stderr;
 use crate::system::systemd;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use std::fs::{self, File};
 use std::path::Path;
 
@@ -56,7 +58,13 @@ impl Executor<'_> {
             Step::Leave => self.leave(),
             Step::DiscardMember => self.discard_member(),
             Step::CreateDataDir => self.create_data_dir(),
-            Step::Configure => self.configure(),
+            Step::Configure => {
+                // The file of an etcd that runs changes only together with its restart.
+                if self.facts.is_running {
+                    self.check_others_serve()?;
+                }
+                self.configure()
+            }
             Step::MarkAsServed => rewrite_config_without_restart(*method, &self.facts.wanted_config),
             Step::Start => {
                 systemd::enable(method.systemd_unit())?;
@@ -88,6 +96,7 @@ impl Executor<'_> {
     fn add_member(&self) -> Result<()> {
         let Facts { cluster, method, certificate_dir, .. } = self.facts;
         let voters = gather::voters_to_ask(cluster, &method.etcdctl(), certificate_dir);
+        let voters = gather::of_cluster(cluster, voters);
         let mut members = cluster.members.clone().unwrap_or_default();
         for (id, _) in membership::removals(cluster) {
             apply::remove(&voters, id)?;
@@ -104,6 +113,7 @@ impl Executor<'_> {
         let members = cluster.members.as_deref().unwrap_or_default();
         let Some(own) = cluster.own_member(members) else { return Ok(()) };
         let voters = gather::other_voters(cluster, members, &method.etcdctl(), certificate_dir);
+        let voters = gather::of_cluster(cluster, voters);
         match apply::remove(&voters, own.id) {
             Err(error) if self.facts.hook.removes_unit() => {
                 stderr::print(&format!(
@@ -122,24 +132,44 @@ impl Executor<'_> {
         let recorded = recorded.context("the lost data has no record of its member")?;
         let id = u64::from_str_radix(&recorded.id, 16).context("the recorded member has no id")?;
         let voters = gather::announced_voters(cluster, &method.etcdctl(), certificate_dir);
+        // To another cluster, the member is unknown, which counts as removed.
+        let voters = gather::of_cluster(cluster, voters);
         apply::remove(&voters, id)?;
         self.own.write(&open_data_dir(data_dir)?.context("the data directory does not exist")?)
     }
 
-    /// Checks before a restart that the voters of the other units serve: without them, the cluster would stop. A member that
-    /// does not serve itself makes no difference to the others, and a cluster that is down cannot stop.
+    /// Checks before a restart that the other voters serve: without them, the cluster would stop. A member that does not serve itself
+    /// makes no difference to the others, and a cluster that is down cannot stop.
     fn check_others_serve(&self) -> Result<()> {
         let Facts { cluster, method, certificate_dir, has_started, .. } = self.facts;
         if cluster.has_lost_peers || cluster.is_down || !has_started {
             return Ok(());
         }
-        for voter in gather::announced_voters(cluster, &method.etcdctl(), certificate_dir) {
-            voter.current_members().map_err(|error| {
-                let reason = format!("etcd is not restarted while another unit does not serve: {error:#}");
-                Refusal::new(reason, "juju status; the next hook retries within 5 minutes")
-            })?;
+        let config = self.facts.current_config.as_deref().filter(|_| self.facts.has_own_config);
+        let mut asked = Vec::from_iter(own_client(*method, config, certificate_dir));
+        asked.extend(gather::voters_to_ask(cluster, &method.etcdctl(), certificate_dir));
+        let mut now = cluster.clone();
+        gather::ask_for_members(&mut now, &asked);
+        if now.members.is_none() && cluster.other_serving_unit().is_none() {
+            return Ok(());
         }
-        Ok(())
+        self.check_voters(now, &asked).map_err(|error| {
+            let reason = format!("etcd is not restarted while another unit does not serve: {error:#}");
+            Refusal::new(reason, "juju status; the next hook retries within 5 minutes").into()
+        })
+    }
+
+    /// Checks that the other voters in the present list of members serve. A leader first removes the members of units that are gone: after
+    /// this step has failed, the hook does not reach its end, where it would do that.
+    fn check_voters(&self, mut now: ClusterFacts, asked: &[Client]) -> Result<()> {
+        for (id, _) in membership::removals(&now) {
+            apply::remove(&gather::of_cluster(&now, asked.to_vec()), id)?;
+            now.members.iter_mut().for_each(|members| members.retain(|member| member.id != id));
+        }
+        let members = now.members.as_deref().context("no member lists the others")?;
+        let voters = turn::voters_to_check(&now, members)
+            .map_err(|learner| anyhow!("{} is not a voter yet", learner.name))?;
+        gather::check_serving(&now, &voters, &self.facts.method.etcdctl(), &self.facts.certificate_dir)
     }
 
     /// Starts etcd again. Without other members it cannot serve, so their units must not be kept waiting.

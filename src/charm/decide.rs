@@ -12,6 +12,7 @@ use super::hook::Hook;
 use super::restore_state::RestoreState;
 use super::unit_record::{DataState, UnitRecord};
 use crate::juju::Status;
+use std::path::Path;
 
 /// The plan of a hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,12 +175,7 @@ fn run_plan(facts: &Facts) -> Plan {
         true => {}
         // etcd would end at once.
         false if was_removed(&facts.cluster) => {
-            let dir = facts.data_dir.display();
-            let status = Status::blocked(
-                "the member of this unit was removed from the cluster",
-                &format!("mv {dir}/member PLACE (the other members have its data); then it joins again"),
-            );
-            return Plan::with_status(steps, status);
+            return Plan::with_status(steps, status_of_removed_member(&facts.data_dir));
         }
         // No etcd was started with this configuration: an earlier hook was interrupted, or its start failed.
         // A storage may have been mounted later than etcd was started, and no hook reports that.
@@ -192,21 +188,34 @@ fn run_plan(facts: &Facts) -> Plan {
             steps.push(Step::Start);
         }
         false => {
-            let start = facts.method.service().start_command();
-            let status = Status::blocked(
-                "etcd is not running",
-                &format!("{start} (unless someone is working on its data)"),
-            );
-            return Plan::with_status(steps, status);
+            return Plan::with_status(steps, status_of_stopped_etcd(facts));
         }
     }
-    steps.push(Step::UpdatePorts);
+    let waits = needs_restart && !restarts;
+    if !waits || !facts.moves_client_port() {
+        steps.push(Step::UpdatePorts);
+    }
     // The unit keeps its turn, so that no other unit tries the same upgrade.
     if let Some(failure) = &facts.failed_upgrade {
         let status = Status::blocked(&failure.reason, &failure.next);
         return Plan { needs_restart: true, ..Plan::with_status(steps, status) };
     }
     Plan { steps, status: None, again: false, needs_restart }
+}
+
+fn status_of_removed_member(data_dir: &Path) -> Status {
+    Status::blocked(
+        "the member of this unit was removed from the cluster",
+        &format!(
+            "mv {}/member PLACE (the other members have its data); then it joins again",
+            data_dir.display()
+        ),
+    )
+}
+
+fn status_of_stopped_etcd(facts: &Facts) -> Status {
+    let start = facts.method.service().start_command();
+    Status::blocked("etcd is not running", &format!("{start} (unless someone is working on its data)"))
 }
 
 /// Whether the other members list no member of this unit, which had one.

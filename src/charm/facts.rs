@@ -2,7 +2,7 @@
 
 use super::certificates::Certificates;
 use super::cluster::facts::ClusterFacts;
-use super::etcd_config::network_peer_port_in;
+use super::etcd_config::{local_endpoint_in, network_peer_port_in};
 use super::hook::Hook;
 use super::install_method::InstallMethod;
 use super::options::Options;
@@ -82,6 +82,11 @@ impl Facts {
         let port = self.current_config.as_deref().and_then(network_peer_port_in);
         let urls = self.cluster.urls.as_ref();
         port.is_none_or(|port| urls.is_none_or(|urls| urls.peer.ends_with(&format!(":{port}"))))
+    }
+
+    /// Whether etcd serves its clients at another port, or without TLS, until it is restarted.
+    pub fn moves_client_port(&self) -> bool {
+        self.current_config.as_deref().and_then(local_endpoint_in) != local_endpoint_in(&self.wanted_config)
     }
 
     /// Whether the etcd of this unit runs, with the charm's configuration and the unit's data.

@@ -2,7 +2,7 @@
 
 use super::apply::rewrite_config_without_restart;
 use super::cluster::facts::ClusterFacts;
-use super::cluster::gather::announced_voters;
+use super::cluster::gather::{announced_voters, serves};
 use super::etcd_config;
 use super::facts::Facts;
 use super::files::read_optional;
@@ -143,7 +143,7 @@ fn describe_voters(voters: &Voters) -> String {
 /// it answers at all.
 fn without_leader(facts: &Facts, answers: bool) -> Option<Status> {
     let voters = announced_voters(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir);
-    if !voters.iter().any(|voter| voter.current_members().is_ok()) {
+    if !voters.iter().any(serves) {
         return all_moved(&facts.cluster, &revision(&facts.data_dir)).or_else(|| {
             without_majority(&facts.cluster, &facts.method.service().stop_command(), &facts.data_dir)
         });

@@ -7,7 +7,7 @@ use super::cluster::apply::{apply, publish as write};
 use super::cluster::client_access::{LeaderView, client_access};
 use super::cluster::databag::{ApplicationData, UnitData};
 use super::cluster::facts::{ClusterFacts, member_name, status_of_other_cluster, status_of_refused_charm};
-use super::cluster::gather::{announced_voters, ask_for_members, other_voters, voters_to_ask};
+use super::cluster::gather::{announced_voters, ask_for_members, check_serving, voters_to_ask};
 use super::cluster::membership::{
     Change, Served, application_data, changes, describe_strangers, ended_cluster, unit_data,
 };
@@ -187,15 +187,18 @@ fn others_serve(facts: &Facts, own_serves: bool, unit: &str) -> bool {
     let Some(members) = asked else { return false };
     let name = member_name(unit);
     let others: Vec<Member> = members.iter().filter(|member| member.name != name).cloned().collect();
-    let voters = other_voters(&facts.cluster, &others, &facts.method.etcdctl(), &facts.certificate_dir);
     let have_votes = members.iter().all(|member| !member.is_learner);
-    have_votes && voters.iter().all(|voter| voter.current_members().is_ok())
+    let voters = facts.cluster.other_voters(&others);
+    have_votes
+        && check_serving(&facts.cluster, &voters, &facts.method.etcdctl(), &facts.certificate_dir).is_ok()
 }
 
 /// Returns the members, if a voter of another unit lists them.
 fn members_by_others(facts: &Facts) -> Option<Vec<Member>> {
     let voters = announced_voters(&facts.cluster, &facts.method.etcdctl(), &facts.certificate_dir);
-    voters.iter().find_map(|voter| voter.current_members().ok())
+    let mut asked = facts.cluster.clone();
+    ask_for_members(&mut asked, &voters);
+    asked.members
 }
 
 /// Returns the status of a unit with an empty etcd, after the units with the data of the application are gone.

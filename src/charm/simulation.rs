@@ -6,7 +6,7 @@ use super::certificates::Certificates;
 use super::cluster::databag::{ApplicationData, UnitData};
 use super::cluster::facts::{ClusterFacts, Urls, member_name};
 use super::cluster::membership::{Change, Served, application_data, changes, removals, unit_data};
-use super::cluster::turn::next_turn;
+use super::cluster::turn::{next_turn, voters_to_check};
 use super::decide::{Plan, Step, decide};
 use super::etcd_config::{self, TlsListener, with_existing_cluster};
 use super::facts::Facts;
@@ -312,6 +312,7 @@ impl World {
             Step::Install => self.unit(number).is_installed = true,
             Step::AddMember => return self.add_member(number, facts),
             Step::CreateDataDir => self.unit(number).record = Some(record(number)),
+            Step::Configure if facts.is_running && !self.check_others_serve(number, facts) => return false,
             Step::Configure => {
                 self.now += 1;
                 let now = self.now;
@@ -324,13 +325,10 @@ impl World {
                 return self.start(number);
             }
             Step::Restart => {
-                let announced = facts.cluster.others.iter().filter(|(_, data)| data.client.is_some());
-                let all_serve = announced
-                    .filter_map(|(unit, _)| unit.rsplit_once('/')?.1.parse().ok())
-                    .all(|other| self.units.contains_key(&other) && self.reaches(number, other));
-                if !all_serve && !facts.cluster.has_lost_peers && !facts.cluster.is_down {
+                if !self.check_others_serve(number, facts) {
                     return false;
                 }
+                self.check_majority_stays(number);
                 self.unit(number).running = None;
                 return self.start(number);
             }
@@ -355,6 +353,34 @@ impl World {
             Step::RemoveGuard | Step::UpdatePorts | Step::UpgradePrograms => {}
         }
         true
+    }
+
+    /// Checks that the other voters serve before a restart, as `apply` does.
+    fn check_others_serve(&mut self, number: u64, facts: &Facts) -> bool {
+        let cluster = &facts.cluster;
+        if cluster.has_lost_peers || cluster.is_down || !facts.has_started {
+            return true;
+        }
+        let own = self.serves(number).then(|| self.members.clone());
+        let members = own.or_else(|| self.ask_others(cluster, number));
+        if members.is_none() {
+            return cluster.other_serving_unit().is_none();
+        }
+        let now = ClusterFacts { members, ..cluster.clone() };
+        if !removals(&now).into_iter().all(|(id, _)| self.remove(number, id)) {
+            return false;
+        }
+        let voters = voters_to_check(cluster, &self.members);
+        voters.is_ok_and(|voters| voters.iter().all(|voter| self.serving_unit(voter).is_some()))
+    }
+
+    /// Checks that the cluster has a majority without this unit, if it has one now and can have one without the unit.
+    fn check_majority_stays(&self, number: u64) {
+        let Some(own) = self.member_of(number).filter(|own| !own.is_learner) else { return };
+        let others = self.voters().filter(|voter| voter.id != own.id);
+        let up = others.filter(|voter| self.serving_unit(voter).is_some()).count();
+        let can_stop = self.voters().count() < 3 || !self.serves(number) || up > self.voters().count() / 2;
+        assert!(can_stop, "the restart of {} takes the majority away\n{}", name(number), self.log.join("\n"));
     }
 
     /// Removes a member by a voter of another unit that `number` reaches, if etcd allows it. Returns whether it is gone.
@@ -921,4 +947,32 @@ fn a_unit_that_was_refused_as_a_member_joins_with_the_latest_members_and_options
     assert!(text.contains("initial-cluster-state: existing\n") && text.contains("10.9.0.9"), "{text}");
     world.members.retain(|member| member.id != 99);
     world.check_settles();
+}
+
+#[test]
+fn a_lost_member_counts_before_a_restart_until_it_is_removed() {
+    for leader in [1, 3] {
+        let mut world = World::new(leader);
+        (0..3).for_each(|_| world.add_unit());
+        world.check_settles();
+        world.leader = leader;
+        world.snapshot_count += 1;
+        // Until unit 1 has the turn.
+        for number in [2, 3, 1, 2, 3, 1].into_iter().cycle().take(60) {
+            if world.application.turn.as_deref() == Some("etcd/1") {
+                break;
+            }
+            world.leader = leader;
+            world.hook(number, if number == 1 { Hook::UpdateStatus } else { Hook::Update });
+        }
+        let lost = world.unit(2);
+        (lost.machine, lost.running) = (Machine::Off, None);
+        world.leader = leader;
+        world.forget(2);
+        assert_eq!(world.application.turn.as_deref(), Some("etcd/1"));
+        // A leader removes the member first, and another unit waits for that.
+        world.hook(1, Hook::Update);
+        assert_eq!(world.members.len() == 2, leader == 1, "{}", world.log.join("\n"));
+        world.check_settles();
+    }
 }

@@ -12,7 +12,7 @@ mod membership;
 pub(crate) use answers::read_as_all_answers;
 pub use answers::{ContentHash, Status};
 pub use conditional_put::{ConditionalPut, MAX_BYTES, MAX_PUTS, Unanswered};
-pub use membership::MembershipRefusal;
+pub use membership::{CurrentMembers, MembershipRefusal};
 
 use super::certificates::CertificateProblems;
 use super::diagnose::{Query, diagnose, is_auth_failure, is_vague};

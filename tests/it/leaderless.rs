@@ -16,7 +16,7 @@ fn is_recognized_before_a_read_times_out(version: Version) {
     let world = World::plain(version);
     let etcdctl = version.bin_dir().join("etcdctl");
     let client = Client::of_endpoint(&etcdctl, &world.endpoint(), Tls::default(), None);
-    assert_eq!(client.current_members().unwrap().len(), 1);
+    assert_eq!(client.current_members().unwrap().members.len(), 1);
     cluster::lose_quorum(&world);
     let deadline = Instant::now() + Duration::from_secs(20);
     while client.status().unwrap().has_leader {

@@ -4,7 +4,7 @@ use super::databag::{ApplicationData, KnownUnit, UnitData};
 use crate::error::quoted;
 use crate::etcd::member::Member;
 use crate::juju::{GoalUnit, Status};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The URLs under which others reach the etcd of this unit, if its certificates suffice for peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -213,6 +213,15 @@ impl ClusterFacts {
         };
         let mut all = self.application.known.iter();
         all.find(|(unit, known)| is_there(unit, known)).map(|(unit, _)| unit.as_str())
+    }
+
+    /// Returns the URLs at which clients may reach a member: those that etcd lists, and the one that its unit has published, because
+    /// etcd lists its earlier address until it is restarted.
+    pub fn client_urls<'a>(&'a self, member: &'a Member) -> BTreeSet<&'a str> {
+        let id = format!("{:x}", member.id);
+        let published = self.others.values().filter(|published| published.member.as_ref() == Some(&id));
+        let published = published.filter_map(|published| published.client.as_ref());
+        member.client_urls.iter().chain(published).map(String::as_str).collect()
     }
 
     /// Returns the voters of other units in `members` that have started.

@@ -8,7 +8,7 @@ use crate::etcd::member::Member;
 use crate::etcd::tls::Tls;
 use crate::juju::Juju;
 use crate::system::stderr;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -76,14 +76,48 @@ pub fn voters_to_ask(facts: &ClusterFacts, etcdctl: &Path, dir: &Path) -> Vec<Cl
 fn urls_to_ask(facts: &ClusterFacts) -> BTreeSet<&str> {
     let published = facts.others.values().filter_map(|published| published.client.as_deref());
     let of_clients = facts.application.access.iter().flat_map(|access| access.endpoints.split(','));
-    let own = facts.urls.as_ref().map(|urls| urls.client.as_str());
-    published.chain(of_clients).filter(|url| Some(*url) != own).collect()
+    // Its etcd may not have been restarted with the present address or port.
+    let own = [facts.urls.as_ref().map(|urls| urls.client.as_str()), facts.own.client.as_deref()];
+    published.chain(of_clients).filter(|url| !own.contains(&Some(*url))).collect()
 }
 
 /// Returns clients of the voters of other units in `members`.
 pub fn other_voters(facts: &ClusterFacts, members: &[Member], etcdctl: &Path, dir: &Path) -> Vec<Client> {
     let urls = facts.other_voters(members).into_iter().flat_map(|member| &member.client_urls);
     urls.map(|url| client(url, etcdctl, dir)).collect()
+}
+
+/// Returns those of these voters that are not of another cluster: another etcd may have got the address of a voter that is gone.
+pub fn of_cluster(facts: &ClusterFacts, mut voters: Vec<Client>) -> Vec<Client> {
+    let is_other = |voter: &Client| {
+        let id = voter.status().map(|status| format!("{:x}", status.cluster_id));
+        id.is_ok_and(|id| facts.is_other_cluster(&id))
+    };
+    voters.retain(|voter| !voter.is_listening() || !is_other(voter));
+    voters
+}
+
+/// Checks that each of these voters serves.
+///
+/// # Errors
+/// The error of the first one that does not.
+pub fn check_serving(facts: &ClusterFacts, voters: &[&Member], etcdctl: &Path, dir: &Path) -> Result<()> {
+    for voter in voters {
+        let mut outcome = Err(anyhow!("the member {} has no URL for clients", voter.name));
+        for url in facts.client_urls(voter) {
+            outcome = match client(url, etcdctl, dir).current_members() {
+                Ok(found) if found.member_id != voter.id => Err(anyhow!("another etcd answers at {url}")),
+                Ok(_) => Ok(()),
+                Err(error) if is_permission_denied(&error) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome?;
+    }
+    Ok(())
 }
 
 /// Whether nothing listens at one of the voters in `members`, also one that no unit has announced.
@@ -103,22 +137,19 @@ pub fn client(url: &str, etcdctl: &Path, dir: &Path) -> Client {
 /// Whether the etcd of this unit reaches the other members, after its address has changed. One that has just received its new
 /// certificate is waited for.
 pub fn reaches_peers(own: &Client) -> bool {
-    let serves =
-        own.wait_until_serving(RECONNECTION_TIMEOUT, &mut || Ok(())).and_then(|_| own.current_members());
-    match serves {
-        Ok(_) => true,
-        Err(error) => is_permission_denied(&error),
-    }
+    own.wait_until_serving(RECONNECTION_TIMEOUT, &mut || Ok(()))
+        .map_or_else(|error| is_permission_denied(&error), |_| serves(own))
+}
+
+/// Whether a member serves. One that refuses the charm, because authentication is enabled, serves too.
+pub fn serves(member: &Client) -> bool {
+    member.current_members().map_or_else(|error| is_permission_denied(&error), |_| true)
 }
 
 /// Whether the etcd of this unit or one of these voters has a leader, so that the cluster serves. Waits for the end of an
 /// election, which takes up to two times `election_timeout` (in milliseconds), and more if votes are split.
 pub fn is_served(own: &Client, voters: &[Client], election_timeout: u64) -> bool {
     let timeout = Duration::from_millis(3 * election_timeout).clamp(RECONNECTION_TIMEOUT, ELECTION_TIMEOUT);
-    let serves = |client: &Client| match client.current_members() {
-        Ok(_) => true,
-        Err(error) => is_permission_denied(&error),
-    };
     if voters.iter().any(serves) {
         return true;
     }
@@ -135,13 +166,17 @@ pub fn is_served(own: &Client, voters: &[Client], election_timeout: u64) -> bool
     }
 }
 
-/// Asks for the members of the cluster. The first of these voters that answers decides.
+/// Asks for the members of the cluster. The first of these voters that answers decides. An answer from another cluster does not count.
 pub fn ask_for_members(facts: &mut ClusterFacts, voters: &[Client]) {
     facts.refuses_charm = false;
     facts.members = voters.iter().find_map(|voter| match voter.current_members() {
-        Ok(members) => {
+        Ok(found) if facts.is_other_cluster(&format!("{:x}", found.cluster_id)) => {
+            stderr::print(&format!("another cluster answers: {}", voter.typed()));
+            None
+        }
+        Ok(found) => {
             facts.etcdctl = voter.typed();
-            Some(members)
+            Some(found.members)
         }
         Err(error) => {
             if is_permission_denied(&error) {
@@ -169,6 +204,7 @@ pub fn initial_cluster(members: &[Member], name: &str, url: &str) -> String {
 mod tests {
     use super::super::databag::{ClientAccess, ClientCredentials};
     use super::*;
+    use crate::system::durable::{Dir, RUNNABLE};
     use crate::system::secret::Secret;
 
     #[test]
@@ -186,6 +222,43 @@ mod tests {
         let published = UnitData { client: Some(url(2)), ..UnitData::default() };
         facts.others.insert("etcd/2".into(), published);
         assert_eq!(urls_to_ask(&facts), [url(0), url(2)].iter().map(String::as_str).collect());
+    }
+
+    #[test]
+    fn ignores_another_cluster_at_the_address_of_a_voter_that_is_gone() {
+        let home = tempfile::tempdir().unwrap();
+        let servers = [0; 2].map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let [own, other] = [0, 1].map(|number| format!("http://{}", servers[number].local_addr().unwrap()));
+        let script = format!(
+            "#!/bin/sh\ncluster=26\n[ $ETCDCTL_ENDPOINTS = {other} ] && cluster=43\ncase $1 in\n\
+             endpoint) echo '[{{\"Status\":{{\"header\":{{\"cluster_id\":'$cluster'}},\"version\":\"3.5.16\",\"leader\":1}}}}]';;\n\
+             get) echo '{{\"header\":{{}}}}';;\n\
+             member) echo '{{\"members\":[{{\"ID\":'$cluster'}}]}}';;\nesac\n"
+        );
+        Dir::open(home.path()).unwrap().replace_for("etcdctl", script.as_bytes(), RUNNABLE, None).unwrap();
+        let voter = |url: &String| {
+            let tls = Tls { cacert: None, cert: None, key: None };
+            Client::of_endpoint(&home.path().join("etcdctl"), url, tls, None)
+        };
+        let voters = [&other, &own].map(voter);
+        let serving =
+            UnitData { cluster: Some("1a".into()), member: Some("1".into()), ..UnitData::default() };
+        let mut facts = ClusterFacts {
+            unit: "etcd/1".into(),
+            units: ["etcd/0", "etcd/1"].map(|unit| (unit.to_owned(), Default::default())).into(),
+            application: ApplicationData { cluster: Some("1a".into()), ..ApplicationData::default() },
+            others: [("etcd/0".to_owned(), serving)].into(),
+            ..ClusterFacts::default()
+        };
+        let ask = |facts: &mut ClusterFacts| {
+            ask_for_members(facts, &voters);
+            facts.members.as_ref().map(|members| members[0].id)
+        };
+        assert_eq!(ask(&mut facts), Some(26));
+        let kept: Vec<String> = of_cluster(&facts, voters.to_vec()).iter().map(Client::typed).collect();
+        assert!(kept.len() == 1 && kept[0].contains(&own), "{kept:?}");
+        facts.application.cluster = None;
+        assert_eq!(ask(&mut facts), Some(43));
     }
 
     #[test]

@@ -166,7 +166,7 @@ pub fn unit_data(facts: &ClusterFacts, served: Option<&Served>, has_data: bool) 
     }
 }
 
-/// Returns the URLs for peers and for clients under which etcd lists the member of this unit. Clients can use only a voter.
+/// Returns the URLs for peers and for clients under which others reach the member of this unit. Clients can use only a voter.
 fn urls_of_member(
     facts: &ClusterFacts,
     served: &Served,
@@ -176,8 +176,17 @@ fn urls_of_member(
     let is_there =
         |urls: &&Urls| own.map_or(served.status.is_learner, |own| own.peer_urls.contains(&urls.peer));
     let urls = facts.urls.as_ref().filter(is_there);
-    let is_voter = own.is_some_and(|own| !own.is_learner);
-    (urls.map(|urls| urls.peer.clone()), urls.filter(|_| is_voter).map(|urls| urls.client.clone()))
+    let voter = own.filter(|own| !own.is_learner);
+    let client = urls.zip(voter).and_then(|(urls, voter)| client_url(urls, voter));
+    (urls.map(|urls| urls.peer.clone()), client)
+}
+
+/// Returns the URL for clients of a voter: the present address of its unit, and the port with which its etcd was started. That is the port
+/// that etcd lists. etcd listens on all addresses, and on a new port only after its restart in turn.
+fn client_url(urls: &Urls, voter: &Member) -> Option<String> {
+    let listed = voter.client_urls.iter().find(|url| url.starts_with("https://"))?;
+    let (address, port) = (urls.client.rsplit_once(':')?.0, listed.rsplit_once(':')?.1);
+    Some(format!("{address}:{port}"))
 }
 
 /// Returns the data of the application, which the leader publishes. `own` is the data that this unit publishes now.

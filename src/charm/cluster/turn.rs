@@ -6,6 +6,7 @@
 
 use super::databag::UnitData;
 use super::facts::ClusterFacts;
+use crate::etcd::member::Member;
 use crate::juju::{GoalUnit, Status};
 
 /// Whether this unit may restart its etcd now: no other unit serves, or it has the turn. A turn that it has not asked for may
@@ -29,6 +30,26 @@ pub fn may_restart(facts: &ClusterFacts) -> bool {
         return has_turn || facts.application.turn.is_none();
     }
     facts.other_serving_unit().is_none() || (has_turn && facts.own.wants_restart)
+}
+
+/// Returns the voters that have to serve while this unit restarts its etcd. `members` are those that etcd lists: the member of a unit that
+/// is gone counts until it is removed.
+///
+/// # Errors
+/// The learner that has to become a voter before.
+pub fn voters_to_check<'m>(
+    facts: &ClusterFacts,
+    members: &'m [Member],
+) -> Result<Vec<&'m Member>, &'m Member> {
+    let voters = facts.other_voters(members);
+    let own = facts.own_member(members).map(|own| own.id);
+    let is_other_learner =
+        |member: &&Member| member.is_learner && member.has_started() && Some(member.id) != own;
+    match members.iter().find(is_other_learner) {
+        // A cluster with one voter stops in any case.
+        Some(learner) if !voters.is_empty() => Err(learner),
+        _ => Ok(voters),
+    }
 }
 
 /// Returns the unit that may restart from now on. `own` is the data that this unit, the leader, publishes now. `others_serve` is
@@ -152,6 +173,32 @@ mod tests {
         let known = KnownUnit { peer: String::new(), member: Some("0".into()) };
         first.application.known.insert("etcd/0".into(), known);
         assert!(!may_restart(&first));
+    }
+
+    #[test]
+    fn a_member_counts_before_a_restart_until_it_is_removed() {
+        let member = |number: u8, is_learner: bool| Member {
+            id: number.into(),
+            name: format!("etcd{number}"),
+            peer_urls: Vec::new(),
+            client_urls: vec![format!("https://10.0.0.{number}:2379")],
+            is_learner,
+        };
+        // The unit etcd/0 was removed by force, and etcd/3 has published nothing.
+        let facts = facts(&[(1, "active", true), (2, "active", false), (3, "active", false)], Some("etcd/1"));
+        let all = [0, 1, 2, 3].map(|number| member(number, false));
+        let ids = |members: &[Member]| {
+            let found = voters_to_check(&facts, members).map_err(|learner| learner.id)?;
+            Ok::<Vec<u64>, u64>(found.iter().map(|voter| voter.id).collect())
+        };
+        assert_eq!(ids(&all), Ok(vec![0, 2, 3]));
+        // One that has never started does not count, and a learner may become a voter at any time.
+        let unstarted = Member { name: String::new(), client_urls: Vec::new(), ..member(3, true) };
+        assert_eq!(ids(&[member(1, false), member(2, false), unstarted]), Ok(vec![2]));
+        assert_eq!(ids(&[member(1, false), member(2, false), member(3, true)]), Err(3));
+        // Without another voter, the cluster stops in any case. The learner may be this unit itself.
+        assert_eq!(ids(&[member(1, false), member(3, true)]), Ok(Vec::new()));
+        assert_eq!(ids(&[member(1, true), member(2, false)]), Ok(vec![2]));
     }
 
     #[test]

@@ -190,6 +190,13 @@ fn a_member_of_several_restarts_only_in_its_turn() {
         assert_eq!((plan.steps.as_slice(), plan.needs_restart), (steps, true), "{turn:?}");
         assert_eq!(plan.waits_for_turn(), steps.len() == 1);
     }
+    // The old port stays open until etcd listens on the new one.
+    let listens = |port: u16| format!("listen-client-urls: https://0.0.0.0:{port}\n");
+    let mut moved =
+        Facts { current_config: Some(listens(2379)), wanted_config: listens(7), ..changed.clone() };
+    assert_steps(&moved, &[Step::Configure, Step::Restart, Step::UpdatePorts]);
+    moved.cluster.application.turn = None;
+    assert_eq!((decide(&moved).steps, decide(&moved).waits_for_turn()), (Vec::new(), true));
     // No member serves: an upgrade waits until the others are back.
     let mut down = changed.clone();
     (down.cluster.is_down, down.cluster.application.turn) = (true, None);

@@ -4,7 +4,7 @@
 //! does not start counts for the quorum.
 
 use super::answers::RangeAnswer;
-use super::{Client, DEFAULT_COMMAND_TIMEOUT, QUERY_TIMEOUT};
+use super::{Client, DEFAULT_COMMAND_TIMEOUT, QUERY_TIMEOUT, Status};
 use crate::etcd::member::Member;
 use crate::etcd::site::Login;
 use crate::etcd::tls::Tls;
@@ -51,6 +51,17 @@ impl MembershipRefusal {
     }
 }
 
+/// The members of a cluster, as one of them lists them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CurrentMembers {
+    /// The id of the cluster.
+    pub cluster_id: u64,
+    /// The id of the member that has answered.
+    pub member_id: u64,
+    /// All members.
+    pub members: Vec<Member>,
+}
+
 impl Client {
     /// Returns a client of the member at `endpoint`, by the program `etcdctl`.
     pub fn of_endpoint(etcdctl: &Path, endpoint: &str, tls: Tls, login: Option<Login>) -> Self {
@@ -68,18 +79,19 @@ impl Client {
     ///
     /// # Errors
     /// The member does not answer, or has no leader, or is a learner.
-    pub fn current_members(&self) -> Result<Vec<Member>> {
+    pub fn current_members(&self) -> Result<CurrentMembers> {
         if !self.is_listening() {
             return Err(self.silence());
         }
         // Without a leader, a read fails only after its timeout.
-        ensure!(self.status()?.has_leader, "the member at {} has no leader", self.endpoint);
+        let Status { cluster_id, member_id, has_leader, .. } = self.status()?;
+        ensure!(has_leader, "the member at {} has no leader", self.endpoint);
         // A member may not reach the leader that it has. A hook does not wait for that as long as a snapshot does.
         let words = ["get", "health", "--keys-only"];
         let _: RangeAnswer = self
             .ask_within(QUERY_TIMEOUT, DEFAULT_COMMAND_TIMEOUT, &words)
             .context("reading a key through etcd's leader")?;
-        self.members()
+        Ok(CurrentMembers { cluster_id, member_id, members: self.members()? })
     }
 
     /// Returns the error of a member at which nothing listens.

@@ -155,6 +155,26 @@ fn a_unit_that_another_one_has_moved_publishes_its_new_url() {
 }
 
 #[test]
+fn clients_get_the_port_with_which_etcd_was_started() {
+    let mut facts = settled();
+    facts.urls = Some(Urls { peer: url(1), client: "https://10.0.0.1:12379".into() });
+    let client = |facts: &ClusterFacts| unit_data(facts, Some(&served(1, false)), true).client;
+    assert_eq!(client(&facts).as_deref(), Some("https://10.0.0.1:2379"));
+    let restarted = Member { client_urls: vec!["https://10.0.0.1:12379".into()], ..member(1, false) };
+    facts.members = Some(vec![restarted.clone(), member(2, false)]);
+    assert_eq!(client(&facts).as_deref(), Some("https://10.0.0.1:12379"));
+    // Its address has changed, where etcd listens too.
+    let moved = Urls { peer: url(1), client: "https://10.0.0.99:2379".into() };
+    assert_eq!(
+        client(&ClusterFacts { urls: Some(moved), ..facts.clone() }).as_deref(),
+        Some("https://10.0.0.99:12379")
+    );
+    // It still listens on loopback only.
+    let loopback = Member { client_urls: vec!["http://127.0.0.1:2379".into()], ..restarted };
+    assert_eq!(client(&ClusterFacts { members: Some(vec![loopback]), ..facts }), None);
+}
+
+#[test]
 fn a_voter_moves_from_loopback_to_the_network() {
     let mut facts = settled();
     let loopback = Member { peer_urls: vec!["http://127.0.0.1:2380".into()], ..member(1, false) };
