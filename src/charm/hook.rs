@@ -68,6 +68,11 @@ impl Hook {
         matches!(self, Self::Install | Self::Start | Self::StorageAttached)
     }
 
+    /// Whether this hook waits for another run on the data, because no later hook stops etcd before its storage is taken away.
+    pub fn waits_for_data(self) -> bool {
+        self.removes_unit() || self == Self::StorageDetaching
+    }
+
     /// Whether the unit is being removed.
     pub fn removes_unit(self) -> bool {
         matches!(self, Self::Stop | Self::Remove)

@@ -48,7 +48,7 @@ const MAX_PLANS: usize = 3;
 const SUCCESSION_TIMEOUT: Duration = Duration::from_secs(120);
 /// The pause between two looks at the members.
 const SUCCESSION_POLL_INTERVAL: Duration = Duration::from_secs(2);
-/// How long the removal of a unit waits for other runs on its data. A snapshot is much shorter.
+/// How long the removal of a unit or of its storage waits for other runs on the data. A snapshot is much shorter.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Runs a hook. Its exit status is always 0; the unit's status reports what is wrong.
@@ -308,7 +308,7 @@ impl HookRun<'_> {
         let configured = if has_site_file { None } else { restore_state::configured_data_dir()? };
         let own = (!has_site_file).then_some(own);
         let recover = || recover_restore(&self.site(), configured.as_deref(), own);
-        let (state, lock) = match self.hook.removes_unit() {
+        let (state, lock) = match self.hook.waits_for_data() {
             true => wait_for_data(REMOVAL_TIMEOUT, &recover, &|| self.end_backup()),
             false => recover(),
         };

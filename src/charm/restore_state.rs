@@ -88,7 +88,7 @@ pub fn recover_restore(
     (state, Some(data))
 }
 
-/// Waits until the data is unlocked, because no later hook will stop the etcd of a unit that is being removed.
+/// Waits until the data is unlocked, because no later hook will stop the etcd of a unit or storage that is being removed.
 ///
 /// After `timeout`, `end_backup` ends a scheduled backup. A restore is not ended.
 pub fn wait_for_data<T>(

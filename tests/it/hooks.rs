@@ -151,10 +151,10 @@ fn hooks_do_not_touch_locked_data() {
 }
 
 #[test]
-fn hooks_of_a_removed_unit_wait_for_locked_data() {
+fn hooks_that_remove_the_unit_or_its_storage_wait_for_locked_data() {
     let world = World::plain(Version::V35);
     let unit = Unit::new(&world);
-    for hook in ["stop", "remove"] {
+    for hook in ["stop", "remove", "data-storage-detaching"] {
         let held = std::fs::File::open(world.data_dir()).unwrap();
         rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
         std::thread::scope(|scope| {
