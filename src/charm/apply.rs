@@ -57,6 +57,9 @@ impl Executor<'_> {
             Step::AddMember => self.add_member(),
             Step::Leave => self.leave(),
             Step::DiscardMember => self.discard_member(),
+            Step::ForgetMember => {
+                self.own.write(&open_data_dir(data_dir)?.context("the data directory does not exist")?)
+            }
             Step::CreateDataDir => self.create_data_dir(),
             Step::Configure => {
                 // The file of an etcd that runs changes only together with its restart.
@@ -125,17 +128,17 @@ impl Executor<'_> {
         }
     }
 
-    /// Removes the member whose data is lost, and then the record of it: a hook that was killed in between does both again.
+    /// Removes the member whose data is lost. The record of it stays until its etcd is stopped: a hook that was killed in between
+    /// repeats both. etcd refuses a removal that would take the majority away.
     fn discard_member(&self) -> Result<()> {
-        let Facts { cluster, method, certificate_dir, data_dir, record, .. } = self.facts;
+        let Facts { cluster, method, certificate_dir, record, .. } = self.facts;
         let recorded = record.as_ref().and_then(|record| record.member.as_ref());
         let recorded = recorded.context("the lost data has no record of its member")?;
         let id = u64::from_str_radix(&recorded.id, 16).context("the recorded member has no id")?;
         let voters = gather::announced_voters(cluster, &method.etcdctl(), certificate_dir);
         // To another cluster, the member is unknown, which counts as removed.
         let voters = gather::of_cluster(cluster, voters);
-        apply::remove(&voters, id)?;
-        self.own.write(&open_data_dir(data_dir)?.context("the data directory does not exist")?)
+        apply::remove(&voters, id)
     }
 
     /// Checks before a restart that the other voters serve: without them, the cluster would stop. A member that does not serve itself

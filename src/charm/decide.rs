@@ -68,8 +68,10 @@ pub enum Step {
     Restart,
     /// Remove this unit's member from the cluster.
     Leave,
-    /// Remove the member whose data this unit has lost from the cluster, and forget that the data has served.
+    /// Remove the member whose data this unit has lost from the cluster.
     DiscardMember,
+    /// Forget the member whose data this unit has lost, so that the unit joins the cluster again.
+    ForgetMember,
     /// Stop etcd, and do not start it at boot.
     Stop,
     /// Remove the guard that prevents an etcd without configuration from starting.
@@ -81,7 +83,7 @@ pub enum Step {
 impl Step {
     /// Whether the step can take long enough to deserve a status of its own.
     pub fn has_status(self) -> bool {
-        !matches!(self, Self::MarkAsServed | Self::UpdatePorts)
+        !matches!(self, Self::MarkAsServed | Self::ForgetMember | Self::UpdatePorts)
     }
 
     /// Describes the step as a participle clause.
@@ -91,6 +93,7 @@ impl Step {
             Self::AddMember => "joining the cluster",
             Self::Leave => "leaving the cluster",
             Self::DiscardMember => "replacing the member whose data is lost",
+            Self::ForgetMember => "forgetting the member whose data is lost",
             Self::CreateDataDir => "creating the data directory",
             Self::Configure => "configuring etcd",
             Self::MarkAsServed => "recording that etcd has served",
@@ -116,7 +119,8 @@ pub fn decide(facts: &Facts) -> Plan {
         return Plan::status_only(status);
     }
     if facts.data == DataState::Lost {
-        let steps = vec![Step::Stop, Step::DiscardMember];
+        // An etcd that runs still has its files open, and its vote may be needed to remove its member.
+        let steps = vec![Step::DiscardMember, Step::Stop, Step::ForgetMember];
         return Plan { steps, status: None, again: true, needs_restart: false };
     }
     match role(&facts.cluster, facts.has_started) {

@@ -341,11 +341,9 @@ impl World {
             Step::DiscardMember => {
                 let member = facts.record.as_ref().and_then(|record| record.member.as_ref()).unwrap();
                 let id = u64::from_str_radix(&member.id, 16).unwrap();
-                if self.ask_others(&facts.cluster, number).is_none() || !self.remove(number, id) {
-                    return false;
-                }
-                self.unit(number).record = Some(record(number));
+                return self.ask_others(&facts.cluster, number).is_some() && self.remove(number, id);
             }
+            Step::ForgetMember => self.unit(number).record = Some(record(number)),
             Step::Stop => {
                 self.unit(number).is_enabled = false;
                 self.unit(number).running = None;

@@ -534,14 +534,16 @@ fn a_member_that_lost_its_data_is_replaced_if_the_others_are_a_majority() {
         ..joining(true)
     };
     lost.cluster.application.cluster = Some("1a".into());
+    // An etcd that runs has its files open. With two members, its vote is needed to remove its member.
+    let steps = [Step::DiscardMember, Step::Stop, Step::ForgetMember];
     for is_running in [true, false] {
         let plan = decide(&Facts { is_running, ..lost.clone() });
-        assert_eq!(plan.steps, [Step::Stop, Step::DiscardMember]);
+        assert_eq!(plan.steps, steps);
         assert!(plan.again);
     }
     // Killed after the removal of its member.
     lost.cluster.members.as_mut().unwrap().pop();
-    assert_eq!(decide(&lost).steps, [Step::Stop, Step::DiscardMember]);
+    assert_eq!(decide(&lost).steps, steps);
     // The other members are no majority, or it is not known that the data was this cluster's.
     let silent = Facts { cluster: ClusterFacts { members: None, ..lost.cluster.clone() }, ..lost.clone() };
     assert_blocked(&silent, &["is gone", "too few other members", "juju remove-unit", "restore"]);
