@@ -3,7 +3,7 @@
 //! Must never plan a step if something is not as the charm left it. Then the plan is only a status.
 
 use super::certificates::Certificates;
-use super::cluster::facts::ClusterFacts;
+use super::cluster::facts::{ClusterFacts, status_of_refused_charm};
 use super::cluster::role::{Role, role};
 use super::cluster::turn::may_restart;
 use super::etcd_config;
@@ -359,6 +359,7 @@ fn data_obstacle(facts: &Facts) -> Option<Status> {
         )),
         DataState::Lost if was_member_of_cluster(facts) => match &facts.cluster.members {
             Some(_) => None,
+            None if facts.cluster.refuses_charm => Some(status_of_refused_charm(&facts.cluster)),
             None => Some(Status::blocked(
                 &format!("the data in {dir} is gone, and too few other members answer to replace it"),
                 &format!(

@@ -262,6 +262,24 @@ mod tests {
     }
 
     #[test]
+    fn a_member_that_refuses_the_charm_serves() {
+        let home = tempfile::tempdir().unwrap();
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let dir = Dir::open(home.path()).unwrap();
+        for (error, expected) in [("permission denied", true), ("no leader", false)] {
+            let script = format!(
+                "#!/bin/sh\n[ $1 = get ] && echo 'Error: etcdserver: {error}' >&2 && exit 1\n\
+                 echo '[{{\"Status\":{{\"header\":{{}},\"version\":\"3.5.16\",\"leader\":1}}}}]'\n"
+            );
+            dir.replace_for("etcdctl", script.as_bytes(), RUNNABLE, None).unwrap();
+            let tls = Tls { cacert: None, cert: None, key: None };
+            let url = format!("http://{}", server.local_addr().unwrap());
+            let member = Client::of_endpoint(&home.path().join("etcdctl"), &url, tls, None);
+            assert_eq!(serves(&member), expected, "{error}");
+        }
+    }
+
+    #[test]
     fn finds_a_voter_at_which_nothing_listens() {
         let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let voter = |urls: &[String]| Member {

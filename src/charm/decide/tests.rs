@@ -547,6 +547,11 @@ fn a_member_that_lost_its_data_is_replaced_if_the_others_are_a_majority() {
     // The other members are no majority, or it is not known that the data was this cluster's.
     let silent = Facts { cluster: ClusterFacts { members: None, ..lost.cluster.clone() }, ..lost.clone() };
     assert_blocked(&silent, &["is gone", "too few other members", "juju remove-unit", "restore"]);
+    // They answer, and refuse the charm.
+    let mut refused = silent;
+    refused.cluster.refuses_charm = true;
+    assert_blocked(&refused, &["grant-role"]);
+    assert!(!decide(&refused).status.unwrap().message.contains("remove-unit"));
     let mut other = lost.clone();
     other.cluster.application.cluster = Some("2b".into());
     assert_blocked(&other, &["is gone", "restore a snapshot"]);
