@@ -11,6 +11,7 @@ use super::facts::Facts;
 use super::hook::Hook;
 use super::restore_state::RestoreState;
 use super::unit_record::{DataState, UnitRecord};
+use crate::error::quoted;
 use crate::juju::Status;
 use std::path::Path;
 
@@ -357,6 +358,14 @@ fn data_obstacle(facts: &Facts) -> Option<Status> {
                  to restore it: juju run UNIT restore snapshot=PLACE/member/snap/db allow-unhashed=true"
             ),
         )),
+        DataState::Untrusted => {
+            let file = UnitRecord::path_in(&facts.data_dir);
+            let file = quoted(file.as_os_str());
+            Some(Status::blocked(
+                &format!("users other than root can write {file}, which names the owner of the data"),
+                &format!("chown root:root {file} && chmod go-w {file}"),
+            ))
+        }
         DataState::Lost if was_member_of_cluster(facts) => match &facts.cluster.members {
             Some(_) => None,
             None if facts.cluster.refuses_charm => Some(status_of_refused_charm(&facts.cluster)),

@@ -72,7 +72,7 @@ impl Facts {
         match self.data {
             DataState::New | DataState::Present | DataState::Lost => true,
             DataState::Absent => !self.has_own_config && self.foreign_etcd.is_none(),
-            DataState::Foreign(_) => false,
+            DataState::Foreign(_) | DataState::Untrusted => false,
         }
     }
 

@@ -52,6 +52,8 @@ pub enum DataState {
     Lost,
     /// The data belongs to someone else: this text describes the owner.
     Foreign(String),
+    /// Users other than root can write the record, so the owner is not known.
+    Untrusted,
 }
 
 impl UnitRecord {
@@ -100,8 +102,7 @@ impl UnitRecord {
         let reading = || format!("reading the record {}", file.display());
         // The user that etcd runs as owns the directory and can put another record there.
         if !only_root_can_write(&dir.read(NAME)?.metadata().with_context(reading)?) {
-            let owner = format!("an unknown unit: users other than root can write {}", file.display());
-            return Ok(DataState::Foreign(owner));
+            return Ok(DataState::Untrusted);
         }
         let found: Self = serde_json::from_slice(&text).with_context(reading)?;
         Ok(match (found.unit == self.unit && found.model == self.model, has_member) {
@@ -138,6 +139,7 @@ pub fn open_data_dir(path: &Path) -> Result<Option<Dir>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::system::owner::Owner;
     use std::fs::Permissions;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -165,10 +167,13 @@ mod tests {
         own.write(&dir).unwrap();
         assert_eq!(own.data_state(&dir).unwrap(), DataState::New);
         std::fs::set_permissions(home.path().join(NAME), Permissions::from_mode(0o666)).unwrap();
-        let DataState::Foreign(owner) = own.data_state(&dir).unwrap() else {
-            panic!("a record that anyone can write was trusted")
-        };
-        assert!(owner.contains("other than root"), "{owner}");
+        assert_eq!(own.data_state(&dir).unwrap(), DataState::Untrusted);
+        std::fs::set_permissions(home.path().join(NAME), Permissions::from_mode(0o644)).unwrap();
+        // As after `chown -R etcd:`. Only root can change an owner.
+        let etcd = Owner { uid: 65534, gid: 65534 };
+        if etcd.chown(&dir.read(NAME).unwrap()).is_ok() {
+            assert_eq!(own.data_state(&dir).unwrap(), DataState::Untrusted);
+        }
     }
 
     #[test]

@@ -407,6 +407,12 @@ fn names_what_an_operator_must_correct_and_changes_nothing() {
     }
 }
 
+#[test]
+fn does_not_advise_to_move_data_whose_record_others_can_write() {
+    let status = decide(&Facts { data: DataState::Untrusted, ..serving() }).status.unwrap();
+    assert!(!status.message.contains("move"), "{}", status.message);
+}
+
 /// Asserts that every hook changes nothing and reports these `parts`.
 fn assert_blocked(facts: &Facts, parts: &[&str]) {
     for hook in [Hook::Install, Hook::Start, Hook::ConfigChanged, Hook::Update] {
@@ -421,6 +427,10 @@ fn names_data_and_etcds_that_it_must_not_touch_and_changes_nothing() {
         (
             Facts { data: DataState::Foreign("unit a/1 of model m".into()), ..empty() },
             ["belongs to unit a/1", "move"],
+        ),
+        (
+            Facts { data: DataState::Untrusted, ..serving() },
+            ["next: chown root:root /var/lib/etcd/default/.etcd-charm.json && chmod go-w", "other than root"],
         ),
         (Facts { data: DataState::Lost, is_running: false, ..serving() }, ["is gone", "restore a snapshot"]),
         (
