@@ -178,6 +178,7 @@ impl Executor<'_> {
     /// Starts etcd again. Without other members it cannot serve, so their units must not be kept waiting.
     fn start_again(&self) -> Result<()> {
         let Facts { method, data_dir, cluster, .. } = self.facts;
+        self.complete_roll_back()?;
         match cluster.is_down {
             true => method.service().start_without_waiting(database_size(data_dir)),
             false => self.start(),
@@ -186,11 +187,20 @@ impl Executor<'_> {
 
     /// Starts etcd. If it does not start after an upgrade, the earlier programs are put back and started.
     fn start(&self) -> Result<()> {
+        self.complete_roll_back()?;
         let has_previous = self.facts.method == InstallMethod::Release && install::upgrade::has_previous();
         match self.start_installed() {
             Ok(()) if has_previous => install::upgrade::forget_previous(),
             Err(error) if has_previous => self.roll_back(&error),
             started => started,
+        }
+    }
+
+    /// Completes the roll-back of an upgrade that was interrupted, for example by a power failure.
+    fn complete_roll_back(&self) -> Result<()> {
+        match self.facts.method {
+            InstallMethod::Release => install::upgrade::complete_roll_back(),
+            _ => Ok(()),
         }
     }
 

@@ -6,7 +6,7 @@ use super::apply::Executor;
 use super::backup_settings::{self, Ownership};
 use super::certificates::CertificateNames;
 use super::cluster::facts::ClusterFacts;
-use super::cluster::gather::PEER_ENDPOINT;
+use super::cluster::gather::{PEER_ENDPOINT, serves};
 use super::cluster::membership::{describe_stranger, describe_strangers, strangers};
 use super::cos_relation::{self, Topology};
 use super::db_relation::CLIENT_ENDPOINT;
@@ -19,6 +19,7 @@ use super::hook::Hook;
 use super::hook_end::HookEnd;
 use super::install;
 use super::install_method::InstallMethod;
+use super::listening::own_client;
 use super::metrics_server;
 use super::nrpe_relation;
 use super::options::metrics_ports;
@@ -172,6 +173,9 @@ impl HookRun<'_> {
         if !facts.is_installed {
             return Ok((facts, None));
         }
+        if self.keep_upgrade(&facts)? {
+            facts = gather::gather(self.juju, self.hook, own, restore.clone())?;
+        }
         let (is_prepared, upgrade_problem) = match self.prepare_upgrade(&facts) {
             Ok(version) => (version.is_some(), status_of_refused_upgrade(&facts)),
             Err(error) => (false, Some(status_of_error(&error, "preparing the upgrade of etcd"))),
@@ -218,6 +222,21 @@ impl HookRun<'_> {
             log(self.juju, &format!("etcd {version} is prepared, and will be started in turn"));
         }
         Ok(prepared)
+    }
+
+    /// Keeps an upgrade whose etcd serves although it did not start before: the roll-back was interrupted by a power failure, and systemd has
+    /// started the new etcd at boot. Its data may not be readable for the earlier one any more.
+    fn keep_upgrade(&self, facts: &Facts) -> Result<bool> {
+        let config = facts.current_config.as_deref().filter(|_| facts.runs_own_etcd());
+        if facts.method != InstallMethod::Release || facts.failed_upgrade.is_none() {
+            return Ok(false);
+        }
+        let own = own_client(facts.method, config, &facts.certificate_dir);
+        let is_kept = own.is_some_and(|own| serves(&own)) && install::upgrade::keep_upgrade()?;
+        if is_kept {
+            log(self.juju, "the upgraded etcd has started after all");
+        }
+        Ok(is_kept)
     }
 
     /// Asks for certificates in the relation `certificates` if it exists, and places those that were issued.

@@ -131,6 +131,41 @@ pub fn roll_back(reason: &str) -> Result<()> {
     restore_previous(&bin)
 }
 
+/// Completes a roll-back that was interrupted after its reason was recorded: puts the programs back that were kept. Does nothing if there
+/// was none. An etcd that runs is not affected.
+///
+/// # Errors
+/// If a program cannot be written. Then this can be repeated.
+pub fn complete_roll_back() -> Result<()> {
+    complete_roll_back_in(&Dir::open(Path::new(BIN))?)
+}
+
+fn complete_roll_back_in(bin: &Dir) -> Result<()> {
+    if is_rolling_back(bin)? { restore_previous(bin) } else { Ok(()) }
+}
+
+/// Forgets that the new etcd did not start, if it is still in place after an interrupted roll-back: it has started later. Returns
+/// whether it is in place.
+///
+/// # Errors
+/// If a file cannot be read or removed.
+pub fn keep_upgrade() -> Result<bool> {
+    keep_upgrade_in(&Dir::open(Path::new(BIN))?)
+}
+
+fn keep_upgrade_in(bin: &Dir) -> Result<bool> {
+    let is_new = is_rolling_back(bin)? && !same_file(bin, "etcd", &previous("etcd"))?;
+    if is_new {
+        bin.remove_file(FAILED)?;
+    }
+    Ok(is_new)
+}
+
+/// Whether a roll-back has recorded its reason and not put all programs back.
+fn is_rolling_back(bin: &Dir) -> Result<bool> {
+    Ok(bin.inode(FAILED)?.is_some() && bin.inode(&previous("etcd"))?.is_some())
+}
+
 /// Returns the refusal to try the upgrade again if the new etcd did not start.
 pub fn failure() -> Option<Refusal> {
     read_small_text(&Path::new(BIN).join(FAILED)).ok().map(|reason| failure_of(&reason))
@@ -302,6 +337,35 @@ mod tests {
         restore_previous(&bin).unwrap();
         assert_eq!(bin.names().unwrap(), ["etcd", "etcdctl"]);
         assert!(["etcd", "etcdctl"].iter().all(|name| read(name).contains("3.5.35")));
+    }
+
+    #[test]
+    fn an_interrupted_roll_back_is_completed_unless_the_new_etcd_has_started() {
+        let interrupted = || {
+            let (home, prepared) = upgrade("3.6.16");
+            assert!(prepared.unwrap().is_some());
+            let bin = Dir::open(home.path()).unwrap();
+            keep_installed(&bin).unwrap();
+            replace_programs(&bin).unwrap();
+            bin.replace(FAILED, b"it did not start").unwrap();
+            assert!(is_rolling_back(&bin).unwrap());
+            (home, bin)
+        };
+        let server = |bin: &Dir| fs::read_to_string(bin.path().join("etcd")).unwrap();
+        // The next hook starts etcd.
+        let (_home, bin) = interrupted();
+        complete_roll_back_in(&bin).unwrap();
+        assert!(server(&bin).contains("3.5.35") && !is_rolling_back(&bin).unwrap());
+        assert!(bin.inode(FAILED).unwrap().is_some() && !keep_upgrade_in(&bin).unwrap());
+        // systemd has started the new etcd at boot.
+        let (_home, bin) = interrupted();
+        assert!(keep_upgrade_in(&bin).unwrap() && bin.inode(FAILED).unwrap().is_none());
+        assert!(server(&bin).contains("3.6.16"));
+        // The server was put back already.
+        let (_home, bin) = interrupted();
+        bin.replace_for("etcd", &read_program(&bin, &super::previous("etcd")).unwrap(), RUNNABLE, None)
+            .unwrap();
+        assert!(!keep_upgrade_in(&bin).unwrap() && is_rolling_back(&bin).unwrap());
     }
 
     #[test]
