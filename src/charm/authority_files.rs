@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
 use std::path::Path;
 
-/// Returns the facts about the certificates in `dir`; nothing is issued, and there are no peers. `is_loaded` is whether etcd has
-/// started after they were written.
+/// Returns the facts about the certificates in `dir`; nothing is issued, and there are no peers. `is_loaded` is whether etcd is
+/// known to have started after they were written.
 ///
 /// # Errors
 /// If a file cannot be read.

@@ -39,7 +39,7 @@ pub struct RotationFacts {
     pub trusted: Authorities,
     /// How long the file has had its content.
     pub trusted_for: SignedDuration,
-    /// Whether the running etcd has read this content.
+    /// Whether the running etcd is known to have read this content.
     pub is_loaded: bool,
     /// The authorities of the certificates that the provider has issued to this unit. Empty if there are none.
     pub issued: Authorities,

@@ -131,7 +131,7 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
             && systemd::has_not_started_since_boot(method.systemd_unit()),
         prepared_upgrade: upgrade::prepared_version().filter(|_| installed == Some(InstallMethod::Release)),
         failed_upgrade: upgrade::failure().filter(|_| installed == Some(InstallMethod::Release)),
-        runs_old_config: runs_old_config(method, listening.dir),
+        runs_old_config: loaded_config(method, listening.dir) == LoadedConfig::Old,
     })
 }
 
@@ -259,19 +259,38 @@ fn reads_config_file(method: InstallMethod) -> Result<bool> {
     Ok(read_optional(file)?.is_some_and(|text| text == expected))
 }
 
-/// Whether etcd was last started before its configuration was written, to the second. The authority of a relation is part of
-/// the configuration: etcd reads it only when it starts. So is the program of a release, which an upgrade replaces.
-///
-/// `false` if systemd is too old to report it, or if the file's time is in the future, as after a wrong clock: then etcd would
-/// be restarted again and again.
-pub fn runs_old_config(method: InstallMethod, certificate_dir: &Path) -> bool {
+/// Whether the running etcd has read the present content of its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadedConfig {
+    /// It was started after they were written.
+    Current,
+    /// It was started before one of them was written, so it needs a restart.
+    Old,
+    /// A time is unknown or wrong. A restart is not planned: etcd could be restarted again and again.
+    Unknown,
+}
+
+/// Returns whether etcd has read its files, to the second. The authority of a relation is part of the configuration: etcd reads it
+/// only when it starts. So is the program of a release, which an upgrade replaces.
+pub fn loaded_config(method: InstallMethod, certificate_dir: &Path) -> LoadedConfig {
     let time = |file: &Path| fs::metadata(file).map_or(0, |file| file.mtime());
     let is_relation = certificate_dir == method.relation_certificate_dir();
     let authority = if is_relation { time(&certificate_dir.join("ca.crt")) } else { 0 };
     let program = if method == InstallMethod::Release { time(&method.server()) } else { 0 };
-    let written = time(method.config_file()).max(authority).max(program);
     let started = systemd::started_at(method.systemd_unit());
-    written <= now().as_second() && started.is_some_and(|started| started < written)
+    compare_times(started, authority, [time(method.config_file()), program], now().as_second())
+}
+
+/// Compares the start of etcd with the times of its file of authorities and of `other` files. After a wrong clock, a time can be in
+/// the future.
+fn compare_times(started: Option<i64>, authority: i64, other: [i64; 2], now: i64) -> LoadedConfig {
+    let Some(started) = started else { return LoadedConfig::Unknown };
+    let is_old = |written: i64| written <= now && started < written;
+    match (is_old(authority) || other.into_iter().any(is_old), authority <= now) {
+        (true, _) => LoadedConfig::Old,
+        (false, true) => LoadedConfig::Current,
+        (false, false) => LoadedConfig::Unknown,
+    }
 }
 
 /// Returns the method for a new installation: the attached release, else the snap, else the Debian package.
@@ -406,6 +425,28 @@ mod tests {
         assert_eq!((found(Ok(None), false), found(Ok(Some(other.clone())), false)), (None, None));
         Dir::open(&other).unwrap().make_child(MEMBER, None).unwrap();
         assert!(found(Ok(Some(other)), false).unwrap().contains("its data is in"));
+    }
+
+    #[test]
+    fn authorities_are_loaded_only_if_etcd_is_known_to_have_started_later() {
+        use LoadedConfig::{Current, Old, Unknown};
+        let now = 1000;
+        for (started, authority, other, expected) in [
+            (Some(500), 500, [400, 0], Current),
+            (Some(500), 501, [400, 0], Old),
+            (Some(500), 0, [501, 0], Old),
+            (Some(500), 0, [0, 501], Old),
+            (None, 400, [400, 0], Unknown),
+            (None, 0, [0, 0], Unknown),
+            // A file from the future does not hide another one, and does not cause a restart.
+            (Some(500), 501, [2000, 0], Old),
+            (Some(500), 400, [2000, 0], Current),
+            (Some(500), 2000, [400, 0], Unknown),
+            (Some(500), 2000, [501, 0], Old),
+        ] {
+            let found = compare_times(started, authority, other, now);
+            assert_eq!(found, expected, "{started:?} {authority} {other:?}");
+        }
     }
 
     #[test]

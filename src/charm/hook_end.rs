@@ -15,7 +15,7 @@ use super::cluster::turn;
 use super::db_relation;
 use super::decide::Plan;
 use super::facts::Facts;
-use super::gather::runs_old_config;
+use super::gather::{LoadedConfig, loaded_config};
 use super::health::timeout;
 use super::hook::Hook;
 use super::listening::own_client;
@@ -218,7 +218,8 @@ fn status_of_refusal(facts: &ClusterFacts) -> Option<Status> {
 /// Adds the certificate authorities to the data of this unit. They are read again, because etcd may have been restarted.
 fn with_authorities(facts: &Facts, data: UnitData) -> UnitData {
     let dir = &facts.certificate_dir;
-    match authority_files::gather(dir, !runs_old_config(facts.method, dir), now()) {
+    let is_loaded = loaded_config(facts.method, dir) == LoadedConfig::Current;
+    match authority_files::gather(dir, is_loaded, now()) {
         Ok(found) => UnitData {
             ca: Some(needs(&found).text()).filter(|text| !text.is_empty()),
             trusts: trusted_by_running(&found, &facts.cluster.own.trusts),

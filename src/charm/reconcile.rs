@@ -13,7 +13,7 @@ use super::db_relation::CLIENT_ENDPOINT;
 use super::decide::{self, Plan, Step, decide};
 use super::earlier_unit;
 use super::facts::Facts;
-use super::gather;
+use super::gather::{self, LoadedConfig, loaded_config};
 use super::health;
 use super::hook::Hook;
 use super::hook_end::HookEnd;
@@ -255,7 +255,7 @@ impl HookRun<'_> {
         let to = Destination {
             dir,
             user: facts.method.user()?,
-            is_loaded: !facts.runs_old_config,
+            is_loaded: loaded_config(facts.method, &facts.certificate_dir) == LoadedConfig::Current,
             peers: tls_relation::peers(&facts.cluster),
         };
         let outcome = tls_relation::reconcile(&relation, &names, to, now())?;

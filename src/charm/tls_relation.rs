@@ -190,7 +190,7 @@ pub struct Destination<'a> {
     pub dir: &'a Path,
     /// The user that etcd runs as, or `None` for root.
     pub user: Option<Owner>,
-    /// Whether etcd has started after the authorities in the directory were written.
+    /// Whether etcd is known to have started after the authorities in the directory were written.
     pub is_loaded: bool,
     /// The other units.
     pub peers: Vec<Peer>,

@@ -6,7 +6,7 @@ use super::units::{MARK, Units};
 use crate::error::Refusal;
 use crate::system::durable::{Dir, PUBLIC};
 use crate::system::process::Program;
-use crate::system::systemd;
+use crate::system::systemd::{self, parse_time};
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
@@ -92,12 +92,6 @@ pub(super) fn elapses_in(text: &str) -> Vec<Timestamp> {
     text.lines().filter_map(time).collect()
 }
 
-/// Parses a time as systemd's programs print it in UTC, such as `Sun 2026-11-22 02:00:00 UTC`. Our child processes use UTC.
-fn parse_time(text: &str) -> Option<Timestamp> {
-    let [_, date, clock, "UTC"] = text.split_whitespace().collect::<Vec<_>>()[..] else { return None };
-    format!("{date}T{clock}Z").parse().ok()
-}
-
 /// Returns the state of the timer; `None` if it is not installed.
 pub fn state() -> Result<Option<TimerState>> {
     if installed()?.is_none() {
@@ -113,7 +107,6 @@ pub fn state() -> Result<Option<TimerState>> {
 /// Returns a property of a unit, as systemd prints it.
 fn property(unit: &str, name: &str) -> Result<String> {
     let property = format!("--property={name}");
-    // `--timestamp=unix` has no effect on the times of a timer.
     let words = ["show", "--value", &property, "--", unit];
     Ok(Program::new("systemctl").args(words).run().context("asking systemd for the timer")?.text())
 }
@@ -227,7 +220,7 @@ pub fn remove() -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::{elapses_in, parse_optional_time, parse_time};
+    use super::{elapses_in, parse_optional_time};
 
     #[test]
     fn parses_the_times_that_systemd_prints() {
@@ -237,7 +230,6 @@ mod tests {
         let times: Vec<String> = elapses_in(text).iter().map(ToString::to_string).collect();
         assert_eq!(times, ["2026-11-22T02:00:00Z", "2026-11-23T02:00:00Z", "2026-11-24T02:00:00Z"]);
         assert!(elapses_in("    Next elapse: never\n").is_empty());
-        assert_eq!(parse_time("Sat 2026-11-21 20:55:40 UTC").unwrap().as_second(), 1_795_294_540);
         for never in ["n/a", "", "infinity"] {
             assert_eq!(parse_optional_time(never).unwrap(), None, "{never}");
         }

@@ -2,6 +2,7 @@
 
 use super::process::Program;
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 
 /// Enables `unit`, so that it starts at every boot.
 ///
@@ -32,15 +33,22 @@ pub fn daemon_reload() -> Result<()> {
 /// Returns when the main process of `unit` was started, or, if it does not run, when the unit last became active. In seconds since
 /// 1970. A process that runs may not be ready yet.
 pub fn started_at(unit: &str) -> Option<i64> {
+    // systemd has had `--timestamp=unix` only since version 251.
     let properties = "--property=MainPID,ExecMainStartTimestamp,ActiveEnterTimestamp";
-    let output = Program::new("systemctl").args(["show", "--timestamp=unix", properties, "--", unit]).run();
+    let output = Program::new("systemctl").args(["show", properties, "--", unit]).run();
     started_in(&output.ok()?.text())
 }
 
 fn started_in(shown: &str) -> Option<i64> {
     let value = |name: &str| shown.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     let property = if value("MainPID")? == "0" { "ActiveEnterTimestamp" } else { "ExecMainStartTimestamp" };
-    value(property)?.strip_prefix('@')?.parse().ok()
+    parse_time(value(property)?).map(Timestamp::as_second)
+}
+
+/// Parses a time as systemd's programs print it in UTC, such as `Sun 2026-11-22 02:00:00 UTC`. Our child processes use UTC.
+pub fn parse_time(text: &str) -> Option<Timestamp> {
+    let [_, date, clock, "UTC"] = text.split_whitespace().collect::<Vec<_>>()[..] else { return None };
+    format!("{date}T{clock}Z").parse().ok()
 }
 
 /// Whether `unit` starts at every boot, and has not become active since the last one.
@@ -76,16 +84,26 @@ pub fn systemctl(words: &[&str]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::started_in;
+    use super::{parse_time, started_in};
+
+    #[test]
+    fn parses_the_times_that_systemd_prints() {
+        assert_eq!(parse_time("Sat 2026-11-21 20:55:40 UTC").unwrap().as_second(), 1_795_294_540);
+        for other in ["", "n/a", "@1795294540", "Sat 2026-11-21 21:55:40 CET"] {
+            assert_eq!(parse_time(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn a_process_that_is_not_ready_has_started_already() {
         let shown = |pid: u32, active: &str| {
-            format!("ActiveEnterTimestamp={active}\nMainPID={pid}\nExecMainStartTimestamp=@200\n")
+            let started = "Thu 1970-01-01 00:03:20 UTC";
+            format!("ActiveEnterTimestamp={active}\nMainPID={pid}\nExecMainStartTimestamp={started}\n")
         };
-        assert_eq!(started_in(&shown(7, "@100")), Some(200));
+        let active = "Thu 1970-01-01 00:01:40 UTC";
+        assert_eq!(started_in(&shown(7, active)), Some(200));
         // Its start has failed.
-        assert_eq!(started_in(&shown(0, "@100")), Some(100));
+        assert_eq!(started_in(&shown(0, active)), Some(100));
         assert_eq!(started_in(&shown(0, "")), None);
     }
 }
