@@ -120,6 +120,14 @@ pub(super) mod tests {
         params.signed_by(&KeyPair::generate().unwrap(), &issuer.1).unwrap().pem().replace("\r\n", "\n")
     }
 
+    /// Returns a certificate for these hosts, which is valid from this month of 2026.
+    pub fn dated_leaf(issuer: &Authority, hosts: &[&str], month: u8) -> String {
+        let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(hosts).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(2026, month, 1), date_time_ymd(2027, 1, 1));
+        params.signed_by(&KeyPair::generate().unwrap(), &issuer.1).unwrap().pem().replace("\r\n", "\n")
+    }
+
     fn reason(chain: &str, authorities: &str, day: &str) -> String {
         let now = format!("{day}T00:00:00Z").parse().unwrap();
         verify(chain, authorities, now).err().map_or_else(String::new, |error| error.to_string())

@@ -7,7 +7,7 @@ use super::certificate_chain::leads_to;
 use super::certificates::CertificateNames;
 use super::issued_certificates::{Answer, IssuedCertificates};
 use super::pem;
-use crate::etcd::certificates::HostNames;
+use crate::etcd::certificates::{HostNames, Validity};
 use crate::juju::Databag;
 use crate::system::secret::Secret;
 use jiff::Timestamp;
@@ -29,9 +29,11 @@ pub fn request(unit: &str, names: &CertificateNames) -> BTreeMap<String, String>
     .into()
 }
 
-/// Returns the answer of the provider `app` to the request of `unit`, in the data of the provider's units. After a request for
-/// other names, the data has the earlier certificate until the provider replaces it. If it takes a new authority, its units may
-/// have one certificate of the old and one of the new one for a while.
+/// Returns the answer of the provider `app` to the request of `unit`, in the data of the provider's units.
+///
+/// After a request for other names, the data has the earlier certificate until the provider replaces it. If it takes a new
+/// authority, its units may have one certificate of the old and one of the new one for a while. So the newest set that can be used
+/// is the answer.
 pub fn answer(
     app: &str,
     unit: &str,
@@ -39,18 +41,34 @@ pub fn answer(
     providers: &[Databag],
     now: Timestamp,
 ) -> Answer {
-    let of_one = || providers.iter().find_map(|one| issued(unit, std::slice::from_ref(one)));
-    let Some(issued) = of_one().or_else(|| issued(unit, providers)) else {
-        return Answer::Waiting(format!("certificates from {app}"));
-    };
-    if !leads_to(&issued.server_cert, &issued.ca, now) {
-        return Answer::Waiting(format!("certificates from {app} that its CA has issued"));
+    let mut sets: Vec<IssuedCertificates> =
+        providers.iter().filter_map(|one| issued(unit, std::slice::from_ref(one))).collect();
+    let is_usable = |set: &&IssuedCertificates| problem(app, set, names, now).is_none();
+    if let Some(newest) = sets.iter().filter(is_usable).max_by_key(|set| start(set)) {
+        return Answer::Issued(newest.clone());
     }
-    let certified = HostNames::parse(issued.server_cert.as_bytes()).ok().flatten();
-    match names.missing_in(certified.as_ref()) {
-        Some(missing) => Answer::Waiting(format!("a certificate from {app} that names {missing}")),
-        None => Answer::Issued(issued),
+    // The units may each have a part.
+    sets.extend(issued(unit, providers));
+    let Some(last) = sets.pop() else { return Answer::Waiting(format!("certificates from {app}")) };
+    match problem(app, &last, names, now) {
+        Some(missing) => Answer::Waiting(missing),
+        None => Answer::Issued(last),
     }
+}
+
+/// Returns what is missing for these certificates to be used, after "waiting for".
+fn problem(app: &str, set: &IssuedCertificates, names: &CertificateNames, now: Timestamp) -> Option<String> {
+    if ![&set.server_cert, &set.client_cert].into_iter().all(|cert| leads_to(cert, &set.ca, now)) {
+        return Some(format!("certificates from {app} that its CA has issued"));
+    }
+    let certified = HostNames::parse(set.server_cert.as_bytes()).ok().flatten();
+    let missing = names.missing_in(certified.as_ref())?;
+    Some(format!("a certificate from {app} that names {missing}"))
+}
+
+/// Returns the start of the validity of the server's certificate.
+fn start(set: &IssuedCertificates) -> Option<Timestamp> {
+    Some(Validity::parse(set.server_cert.as_bytes()).ok()?.not_before)
 }
 
 /// Returns the certificates for `unit`, or `None` if they are not complete.
@@ -58,12 +76,13 @@ fn issued(unit: &str, providers: &[Databag]) -> Option<IssuedCertificates> {
     let prefix = key_prefix(unit);
     let find = |key: &str| providers.iter().find_map(|data| data.get(key)).map(Secret::reveal);
     let text = |key: &str| find(key).map(pem::blocks).filter(|pem| !pem.is_empty());
-    let server_cert = text(&format!("{prefix}.server.cert"))?;
+    // Vault can have an intermediate authority: `ca` is the root, and the chain is needed with each certificate.
+    let chain = text("chain").unwrap_or_default();
     Some(IssuedCertificates {
         ca: text("ca")?,
-        server_cert: server_cert + &text("chain").unwrap_or_default(),
+        server_cert: text(&format!("{prefix}.server.cert"))? + &chain,
         server_key: Secret::new(text(&format!("{prefix}.server.key"))?),
-        client_cert: text("client.cert")?,
+        client_cert: text("client.cert")? + &chain,
         client_key: Secret::new(text("client.key")?),
     })
 }
@@ -75,7 +94,7 @@ fn key_prefix(unit: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::certificate_chain::tests::{authority, leaf};
+    use super::super::certificate_chain::tests::{Authority, authority, dated_leaf, leaf};
     use super::*;
 
     fn data(pairs: &[(&str, &str)]) -> Databag {
@@ -114,13 +133,17 @@ mod tests {
         assert!(!format!("{easyrsa:?}").contains("canary"));
         // The units of vault each have a part, and there are certificates in between.
         let vault = [data(&all[..3]), data(&[&all[3..], &[("chain", &chain)]].concat())];
-        assert_eq!(issued("etcd/1", &vault).unwrap().server_cert, format!("{cert}{chain}"));
+        let vault = issued("etcd/1", &vault).unwrap();
+        assert_eq!(
+            (vault.server_cert, vault.client_cert),
+            (format!("{cert}{chain}"), format!("{cert}{chain}"))
+        );
     }
 
     #[test]
     fn a_certificate_and_another_authority_are_not_combined() {
         let now = "2026-06-01T00:00:00Z".parse().unwrap();
-        let names = CertificateNames { common_name: "etcd-1".into(), hosts: [].into() };
+        let names = names(&[]);
         let [old, new] = ["old", "new"].map(|name| authority(name, None));
         let (cert, key) = (leaf(&new, &[]), pem("PRIVATE KEY", "canary"));
         let server = [("etcd_1.server.cert", cert.as_str()), ("etcd_1.server.key", &key)];
@@ -133,6 +156,67 @@ mod tests {
         for providers in [[fresh, data(&server)], [stale, whole]] {
             assert!(matches!(answer(&providers), Answer::Issued(issued) if issued.ca == new.0));
         }
+    }
+
+    fn names(hosts: &[&str]) -> CertificateNames {
+        let hosts = hosts.iter().map(ToString::to_string).collect();
+        CertificateNames { common_name: "etcd-1".into(), hosts }
+    }
+
+    /// Returns the data of a provider with these certificates.
+    fn complete(ca: &str, server: &str, client: &str, chain: &str) -> Databag {
+        let key = pem("PRIVATE KEY", "canary");
+        let all = [
+            ("ca", ca),
+            ("chain", chain),
+            ("client.cert", client),
+            ("client.key", &key),
+            ("etcd_1.server.cert", server),
+            ("etcd_1.server.key", &key),
+        ];
+        data(&all)
+    }
+
+    #[test]
+    fn both_certificates_have_the_chain_to_the_root() {
+        let now = "2026-06-01T00:00:00Z".parse().unwrap();
+        let root = authority("root", None);
+        let between = authority("between", Some(&root));
+        let (server, client) = (leaf(&between, &[]), leaf(&between, &[]));
+        let answer = |client: &str, chain: &str| {
+            let providers = [complete(&root.0, &server, client, chain)];
+            answer("vault", "etcd/1", &names(&[]), &providers, now)
+        };
+        let Answer::Issued(issued) = answer(&client, &between.0) else { panic!("not issued") };
+        for cert in [&issued.server_cert, &issued.client_cert] {
+            assert!(leads_to(cert, &root.0, now), "{cert}");
+        }
+        let other = leaf(&authority("other", None), &[]);
+        for answer in [answer(&other, &between.0), answer(&client, "")] {
+            assert!(matches!(answer, Answer::Waiting(why) if why.contains("its CA")));
+        }
+    }
+
+    #[test]
+    fn the_newest_set_that_can_be_used_is_taken() {
+        let now = "2026-06-01T00:00:00Z".parse().unwrap();
+        let [old, new] = ["old", "new"].map(|name| authority(name, None));
+        let set = |ca: &Authority, hosts: &[&str], month: u8| {
+            let server = dated_leaf(ca, hosts, month);
+            complete(&ca.0, &server, &leaf(ca, &[]), "")
+        };
+        let (short, full) = (["127.0.0.1"], ["127.0.0.1", "10.0.0.5"]);
+        let wanted = names(&full);
+        let good = set(&new, &full, 2);
+        let mixed = complete(&old.0, &dated_leaf(&new, &full, 3), &leaf(&new, &[]), "");
+        for other in [set(&old, &full, 1), set(&old, &short, 3), mixed] {
+            for providers in [[other.clone(), good.clone()], [good.clone(), other]] {
+                let answer = answer("vault", "etcd/1", &wanted, &providers, now);
+                assert!(matches!(answer, Answer::Issued(issued) if issued.ca == new.0));
+            }
+        }
+        let lacking = answer("vault", "etcd/1", &wanted, &[set(&old, &short, 3)], now);
+        assert!(matches!(lacking, Answer::Waiting(why) if why.contains("that names 10.0.0.5")));
     }
 
     #[test]
