@@ -1,6 +1,11 @@
 //! Verifies that peers accept a certificate: its signatures up to the authority, its dates and its usage.
+//!
+//! On a processor without the instructions for signatures, compares the names and key identifiers of issuers instead. Must never
+//! panic there.
 
 use super::pem;
+use crate::etcd::certificates::{Issuer, Validity};
+use crate::system::processor;
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use rustls::pki_types::pem::PemObject;
@@ -49,6 +54,9 @@ fn check(chain: &str, authorities: &str, now: Timestamp) -> Result<Result<(), Er
     if certificates.is_empty() {
         bail!("is missing");
     }
+    if !processor::is_supported() {
+        return check_issuers(&pem::split(chain), &pem::split(authorities), now);
+    }
     let intermediates = certificates.split_off(1);
     let certificate = certificates.first().context("is missing")?;
     let mut roots = RootCertStore::empty();
@@ -61,6 +69,29 @@ fn check(chain: &str, authorities: &str, now: Timestamp) -> Result<Result<(), Er
         .context("has no CA")?;
     let now = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now.as_second())?));
     Ok(verifier.verify_client_cert(certificate, &intermediates, now).map(drop))
+}
+
+/// Checks as [`check`] does, without the signatures.
+fn check_issuers(chain: &[String], authorities: &[String], now: Timestamp) -> Result<Result<(), Error>> {
+    if authorities.is_empty() {
+        bail!("has no CA");
+    }
+    let first = chain.first().context("is missing")?;
+    let mut issuer = Issuer::parse(first.as_bytes())?;
+    let mut rest: Vec<&String> = chain.iter().skip(1).collect();
+    while !authorities.iter().any(|authority| issuer.may_be(authority.as_bytes())) {
+        let Some(at) = rest.iter().position(|one| issuer.may_be(one.as_bytes())) else {
+            return Ok(Err(CertificateError::UnknownIssuer.into()));
+        };
+        issuer = Issuer::parse(rest.remove(at).as_bytes())?;
+    }
+    let validity = Validity::parse(first.as_bytes())?;
+    Ok(match validity {
+        _ if now < validity.not_before => Err(CertificateError::NotValidYet.into()),
+        _ if now > validity.not_after => Err(CertificateError::Expired.into()),
+        _ if !validity.allows_client_auth => Err(CertificateError::InvalidPurpose.into()),
+        _ => Ok(()),
+    })
 }
 
 fn parse(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
@@ -166,5 +197,34 @@ pub(super) mod tests {
         assert_eq!(reason(&leaf(&between, &[]), &root.0, today), unknown);
         assert_eq!(reason("", &root.0, today), "is missing");
         assert_eq!(reason(&both, "", today), "has no CA");
+    }
+
+    #[test]
+    fn issuers_are_compared_without_signatures() {
+        let (root, other) = (authority("root", None), authority("other", None));
+        let between = authority("between", Some(&root));
+        let far = authority("far", Some(&between));
+        let reason = |chain: &[&str], authorities: &str, day: &str| {
+            let now = format!("{day}T00:00:00Z").parse().unwrap();
+            let found = check_issuers(&pem::split(&chain.concat()), &pem::split(authorities), now);
+            match found {
+                Ok(found) => found.err().map_or_else(String::new, |error| describe(&error).unwrap()),
+                Err(error) => error.to_string(),
+            }
+        };
+        let (today, unknown) = ("2026-06-01", "was not issued by the CA that came with it");
+        let certificate = leaf(&far, &[]);
+        for chain in [[&between.0, &far.0], [&far.0, &between.0]] {
+            assert_eq!(reason(&[&certificate, chain[0], chain[1]], &root.0, today), "");
+        }
+        assert_eq!(reason(&[&certificate, &far.0], &root.0, today), unknown);
+        assert_eq!(reason(&[&leaf(&root, &[])], &other.0, today), unknown);
+        // An authority that has issued itself, and does not lead further.
+        assert_eq!(reason(&[&other.0, &other.0], &root.0, today), unknown);
+        assert_eq!(reason(&[&leaf(&root, &[Use::ServerAuth])], &root.0, today), "is for servers only");
+        assert_eq!(reason(&[&leaf(&root, &[])], &root.0, "2027-01-02"), "has expired");
+        assert_eq!(reason(&[&leaf(&root, &[])], &root.0, "2025-12-31"), "is not valid yet");
+        assert_eq!(reason(&[&leaf(&root, &[])], "", today), "has no CA");
+        assert_eq!(reason(&[], &root.0, today), "is missing");
     }
 }

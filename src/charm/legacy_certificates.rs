@@ -96,6 +96,8 @@ fn key_prefix(unit: &str) -> String {
 mod tests {
     use super::super::certificate_chain::tests::{Authority, authority, dated_leaf, leaf};
     use super::*;
+    use crate::system::process::Program;
+    use crate::system::processor;
 
     fn data(pairs: &[(&str, &str)]) -> Databag {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), Secret::new(*value))).collect()
@@ -240,5 +242,37 @@ mod tests {
                 assert!(issued("etcd/1", &[data(&some)]).is_none(), "{} is {value:?}", all[missing].0);
             }
         }
+    }
+
+    /// Does nothing on a processor with all instructions: the next test runs it without them.
+    #[test]
+    #[ignore = "run by another test in a process of its own"]
+    fn answers_on_an_old_processor() {
+        if processor::is_supported() {
+            return;
+        }
+        let now = "2026-06-01T00:00:00Z".parse().unwrap();
+        let [ca, other] = ["ca", "other"].map(|name| authority(name, None));
+        let certificate = leaf(&ca, &[]);
+        let answer = |ca: &str| {
+            let providers = [complete(ca, &certificate, &certificate, "")];
+            answer("easyrsa", "etcd/1", &names(&[]), &providers, now)
+        };
+        assert!(matches!(answer(&ca.0), Answer::Issued(_)));
+        assert!(matches!(answer(&other.0), Answer::Waiting(why) if why.contains("its CA")));
+        println!("answered without signatures");
+    }
+
+    #[test]
+    fn a_processor_without_instructions_for_signatures_is_no_obstacle() {
+        // graviola reads the variable only then.
+        if !cfg!(debug_assertions) {
+            return;
+        }
+        let test = "charm::legacy_certificates::tests::answers_on_an_old_processor";
+        let program = Program::new(std::env::current_exe().unwrap());
+        let words = ["--exact", test, "--ignored", "--nocapture"];
+        let output = program.env("GRAVIOLA_CPU_DISABLE_aes", "1").args(words).run().unwrap().text();
+        assert!(output.contains("answered without signatures"), "{output}");
     }
 }

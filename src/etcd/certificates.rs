@@ -14,7 +14,7 @@ use std::path::Path;
 use x509_cert::der::oid::ObjectIdentifier;
 use x509_cert::der::{Decode, Encode, SecretDocument};
 use x509_cert::ext::pkix::name::GeneralName;
-use x509_cert::ext::pkix::{AuthorityKeyIdentifier, ExtendedKeyUsage, SubjectAltName};
+use x509_cert::ext::pkix::{AuthorityKeyIdentifier, ExtendedKeyUsage, SubjectAltName, SubjectKeyIdentifier};
 use x509_cert::{Certificate, TbsCertificate};
 
 /// The extended key usages of clients and servers (RFC 5280, 4.2.1.12).
@@ -117,6 +117,20 @@ impl Issuer {
         let first = parse_first_certificate(pem)?;
         let key = first.get_extension::<AuthorityKeyIdentifier>()?.and_then(|(_, id)| id.key_identifier);
         Ok(Self { name: first.issuer().to_der()?, key: key.map(|key| key.as_bytes().to_vec()) })
+    }
+
+    /// Whether the first certificate in a PEM text may be that of this authority: it has its name, and its key, if both name one.
+    pub fn may_be(&self, authority: &[u8]) -> bool {
+        let compare = || -> Result<bool> {
+            let authority = parse_first_certificate(authority)?;
+            let key = authority.get_extension::<SubjectKeyIdentifier>()?.map(|(_, key)| key.0);
+            let is_same_key = match (&self.key, &key) {
+                (Some(wanted), Some(key)) => wanted == key.as_bytes(),
+                _ => true,
+            };
+            Ok(is_same_key && authority.subject().to_der()? == self.name)
+        };
+        compare().unwrap_or(false)
     }
 }
 

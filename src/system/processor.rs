@@ -15,6 +15,7 @@ pub fn check(purpose: &str, next: &str) -> Result<(), Refusal> {
         ("pclmulqdq", is_x86_feature_detected!("pclmulqdq")),
         ("avx", is_x86_feature_detected!("avx")),
         ("avx2", is_x86_feature_detected!("avx2")),
+        ("bmi1", is_x86_feature_detected!("bmi1")),
         ("bmi2", is_x86_feature_detected!("bmi2")),
         ("adx", is_x86_feature_detected!("adx")),
     ];
@@ -24,16 +25,24 @@ pub fn check(purpose: &str, next: &str) -> Result<(), Refusal> {
         ("sha2", std::arch::is_aarch64_feature_detected!("sha2")),
         ("pmull", std::arch::is_aarch64_feature_detected!("pmull")),
     ];
-    judge(&features, purpose, next)
+    judge(&features, graviola::util::is_cpu_supported(), purpose, next)
 }
 
-fn judge(features: &[(&str, bool)], purpose: &str, next: &str) -> Result<(), Refusal> {
+/// Whether the processor has these instructions.
+pub fn is_supported() -> bool {
+    check("", "").is_ok()
+}
+
+/// `is_supported` is what graviola says, which panics if it needs more than these features.
+fn judge(features: &[(&str, bool)], is_supported: bool, purpose: &str, next: &str) -> Result<(), Refusal> {
     let missing: Vec<&str> = features.iter().filter(|(_, there)| !there).map(|(name, _)| *name).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
+    let missing = match missing.is_empty() {
+        true if is_supported => return Ok(()),
+        true => "an instruction".to_owned(),
+        false => missing.join(", "),
+    };
     Err(Refusal::new(
-        format!("this machine's processor lacks {}, which {purpose} here", missing.join(", ")),
+        format!("this machine's processor lacks {missing}, which {purpose} here"),
         format!("give the virtual machine its host's processor model (host-passthrough), or {next}"),
     ))
 }
@@ -44,8 +53,11 @@ mod tests {
 
     #[test]
     fn names_the_missing_instructions() {
-        assert!(judge(&[("avx2", true), ("adx", true)], "TLS needs", "").is_ok());
-        let refusal = judge(&[("avx2", false), ("aes", true), ("adx", false)], "TLS needs", "use another");
+        assert!(judge(&[("avx2", true), ("adx", true)], true, "TLS needs", "").is_ok());
+        let refusal = judge(&[("avx2", true)], false, "TLS needs", "").unwrap_err();
+        assert_eq!(refusal.reason, "this machine's processor lacks an instruction, which TLS needs here");
+        let features = [("avx2", false), ("aes", true), ("adx", false)];
+        let refusal = judge(&features, false, "TLS needs", "use another");
         let refusal = refusal.unwrap_err();
         assert_eq!(refusal.reason, "this machine's processor lacks avx2, adx, which TLS needs here");
         assert!(refusal.next.ends_with("(host-passthrough), or use another"), "{}", refusal.next);
