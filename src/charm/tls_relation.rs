@@ -107,8 +107,13 @@ fn differs(ours: &Databag, request: &BTreeMap<String, String>) -> bool {
     request.iter().any(|(key, value)| ours.get(key).map(|ours| ours.reveal()) != Some(value))
 }
 
-/// Returns what the other units of the application have published about authorities.
+/// Returns what the other units of the application have published about authorities. If the relation to them cannot be read, each
+/// of them may be a member, and what it trusts is unknown.
 pub fn peers(cluster: &ClusterFacts) -> Vec<Peer> {
+    if cluster.relation.is_none() {
+        let unknown = |unit: &str| Peer { unit: unit.to_owned(), is_member: true, ..Peer::default() };
+        return cluster.other_units().map(unknown).collect();
+    }
     let peer = |unit: &str| {
         let published = cluster.others.get(unit).cloned().unwrap_or_default();
         let known = cluster.application.known.get(unit).is_some_and(|known| known.member.is_some());

@@ -123,7 +123,8 @@ fn a_unit_that_may_have_a_member_is_waited_for() {
     use crate::charm::cluster::databag::{KnownUnit, UnitData};
     use crate::juju::GoalUnit;
     let known = |member: Option<&str>| KnownUnit { peer: String::new(), member: member.map(str::to_owned) };
-    let mut cluster = ClusterFacts { unit: "etcd/0".into(), ..ClusterFacts::default() };
+    let mut cluster =
+        ClusterFacts { unit: "etcd/0".into(), relation: Some("cluster:1".into()), ..ClusterFacts::default() };
     for number in 0..5 {
         cluster.units.insert(format!("etcd/{number}"), GoalUnit::default());
     }
@@ -138,4 +139,36 @@ fn a_unit_that_may_have_a_member_is_waited_for() {
     let expected =
         [("etcd/1", true, true), ("etcd/2", false, false), ("etcd/3", true, false), ("etcd/4", false, false)];
     assert_eq!(found, expected.map(|(unit, is_member, trusts)| (unit.to_owned(), is_member, trusts)));
+}
+
+#[test]
+fn without_the_relation_between_units_every_other_one_counts_as_a_member() {
+    use crate::charm::authority_rotation::RotationFacts;
+    use crate::juju::GoalUnit;
+    let goal = |unit: &str| (unit.to_owned(), GoalUnit::default());
+    let alone =
+        ClusterFacts { unit: "etcd/0".into(), units: [goal("etcd/0")].into(), ..ClusterFacts::default() };
+    assert!(peers(&alone).is_empty());
+    let two = ClusterFacts { units: [goal("etcd/0"), goal("etcd/1")].into(), ..alone };
+    let peers = peers(&two);
+    let ca = |name| {
+        let params = rcgen::CertificateParams::new([String::from(name)]).unwrap();
+        Authorities::parse(&params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem())
+    };
+    let (old, other, new) = (ca("old"), ca("other"), ca("new"));
+    let trusted = old.union(&other).union(&new);
+    let rotation = RotationFacts {
+        used: old,
+        is_usable: true,
+        trusted: trusted.clone(),
+        is_loaded: true,
+        issued: new.clone(),
+        provided: new,
+        used_for: SETTLING_TIME,
+        trusted_for: SETTLING_TIME,
+        peers,
+    };
+    let plan = plan(&rotation);
+    assert_eq!(plan.use_issued, Err(Wait::Peers(vec!["etcd/1".into()])));
+    assert_eq!(plan.trusted, trusted, "the authority that only the other unit uses");
 }
