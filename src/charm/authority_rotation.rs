@@ -29,6 +29,8 @@ pub struct Peer {
 /// The authorities of a unit, and of its peers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RotationFacts {
+    /// Whether the unit has a member.
+    pub is_member: bool,
     /// The authorities of the certificates in place. Empty if there are none.
     pub used: Authorities,
     /// How long they have been used.
@@ -105,21 +107,32 @@ fn wanted_trust(facts: &RotationFacts) -> Authorities {
 }
 
 fn use_issued(facts: &RotationFacts) -> Result<(), Wait> {
-    if facts.used.is_empty() || !facts.is_usable || facts.issued.are_in(&facts.used) {
+    // The first certificates of a relation. A unit that joins loses no member by them, and others learn its authority then. A peer that
+    // has published nothing may wait for its first certificates too.
+    if facts.used.is_empty() {
+        let others = if facts.is_member { peers_without_trust(facts, true) } else { Vec::new() };
+        return if others.is_empty() { Ok(()) } else { Err(Wait::Peers(others)) };
+    }
+    if !facts.is_usable || facts.issued.are_in(&facts.used) {
         return Ok(());
     }
     if !facts.is_loaded || !facts.issued.are_in(&facts.trusted) {
         return Err(Wait::Restart);
     }
-    let needed = facts.issued.hashes();
-    let trusts = |peer: &Peer| peer.trusted.as_ref().is_some_and(|trusted| needed.is_subset(trusted));
-    let others = facts.peers.iter().filter(|peer| peer.is_member && !trusts(peer));
-    let others: Vec<String> = others.map(|peer| peer.unit.clone()).collect();
+    let others = peers_without_trust(facts, false);
     match others.is_empty() {
         false => Err(Wait::Peers(others)),
         true if facts.trusted_for < SETTLING_TIME => Err(Wait::Clients),
         true => Ok(()),
     }
+}
+
+/// Returns the members that do not trust the issued certificates. `if_silent` is whether one that has published nothing does.
+fn peers_without_trust(facts: &RotationFacts, if_silent: bool) -> Vec<String> {
+    let needed = facts.issued.hashes();
+    let trusts = |peer: &Peer| peer.trusted.as_ref().map_or(if_silent, |trusted| needed.is_subset(trusted));
+    let others = facts.peers.iter().filter(|peer| peer.is_member && !trusts(peer));
+    others.map(|peer| peer.unit.clone()).collect()
 }
 
 #[cfg(test)]

@@ -271,25 +271,41 @@ pub enum LoadedConfig {
 }
 
 /// Returns whether etcd has read its files, to the second. The authority of a relation is part of the configuration: etcd reads it
-/// only when it starts. So is the program of a release, which an upgrade replaces.
+/// only when it starts. So is the program of a release, which an upgrade replaces. A file of authorities that an operator has placed
+/// causes no restart.
 pub fn loaded_config(method: InstallMethod, certificate_dir: &Path) -> LoadedConfig {
     let time = |file: &Path| fs::metadata(file).map_or(0, |file| file.mtime());
-    let is_relation = certificate_dir == method.relation_certificate_dir();
-    let authority = if is_relation { time(&certificate_dir.join("ca.crt")) } else { 0 };
+    let file = certificate_dir.join("ca.crt");
+    let authority = match certificate_dir == method.relation_certificate_dir() {
+        true => Authority::OfRelation(time(&file)),
+        // Its modification may be older than the copy.
+        false => Authority::OfOperator(fs::metadata(&file).map_or(0, |file| file.ctime())),
+    };
     let program = if method == InstallMethod::Release { time(&method.server()) } else { 0 };
     let started = systemd::started_at(method.systemd_unit());
     compare_times(started, authority, [time(method.config_file()), program], now().as_second())
 }
 
+/// When the file of trusted authorities was written, by the one who placed it.
+#[derive(Debug, Clone, Copy)]
+enum Authority {
+    OfRelation(i64),
+    OfOperator(i64),
+}
+
 /// Compares the start of etcd with the times of its file of authorities and of `other` files. After a wrong clock, a time can be in
 /// the future.
-fn compare_times(started: Option<i64>, authority: i64, other: [i64; 2], now: i64) -> LoadedConfig {
+fn compare_times(started: Option<i64>, authority: Authority, other: [i64; 2], now: i64) -> LoadedConfig {
     let Some(started) = started else { return LoadedConfig::Unknown };
     let is_old = |written: i64| written <= now && started < written;
-    match (is_old(authority) || other.into_iter().any(is_old), authority <= now) {
-        (true, _) => LoadedConfig::Old,
-        (false, true) => LoadedConfig::Current,
-        (false, false) => LoadedConfig::Unknown,
+    let (written, restarts) = match authority {
+        Authority::OfRelation(written) => (written, is_old(written)),
+        Authority::OfOperator(written) => (written, false),
+    };
+    match restarts || other.into_iter().any(is_old) {
+        true => LoadedConfig::Old,
+        false if started < written => LoadedConfig::Unknown,
+        false => LoadedConfig::Current,
     }
 }
 
@@ -429,23 +445,27 @@ mod tests {
 
     #[test]
     fn authorities_are_loaded_only_if_etcd_is_known_to_have_started_later() {
+        use Authority::{OfOperator, OfRelation};
         use LoadedConfig::{Current, Old, Unknown};
         let now = 1000;
         for (started, authority, other, expected) in [
-            (Some(500), 500, [400, 0], Current),
-            (Some(500), 501, [400, 0], Old),
-            (Some(500), 0, [501, 0], Old),
-            (Some(500), 0, [0, 501], Old),
-            (None, 400, [400, 0], Unknown),
-            (None, 0, [0, 0], Unknown),
+            (Some(500), OfRelation(500), [400, 0], Current),
+            (Some(500), OfRelation(501), [400, 0], Old),
+            (Some(500), OfRelation(0), [501, 0], Old),
+            (Some(500), OfRelation(0), [0, 501], Old),
+            (None, OfRelation(400), [400, 0], Unknown),
+            (None, OfRelation(0), [0, 0], Unknown),
             // A file from the future does not hide another one, and does not cause a restart.
-            (Some(500), 501, [2000, 0], Old),
-            (Some(500), 400, [2000, 0], Current),
-            (Some(500), 2000, [400, 0], Unknown),
-            (Some(500), 2000, [501, 0], Old),
+            (Some(500), OfRelation(501), [2000, 0], Old),
+            (Some(500), OfRelation(400), [2000, 0], Current),
+            (Some(500), OfRelation(2000), [400, 0], Unknown),
+            (Some(500), OfRelation(2000), [501, 0], Old),
+            (Some(500), OfOperator(500), [400, 0], Current),
+            (Some(500), OfOperator(501), [400, 0], Unknown),
+            (Some(500), OfOperator(501), [501, 0], Old),
         ] {
             let found = compare_times(started, authority, other, now);
-            assert_eq!(found, expected, "{started:?} {authority} {other:?}");
+            assert_eq!(found, expected, "{started:?} {authority:?} {other:?}");
         }
     }
 

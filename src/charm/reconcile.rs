@@ -148,7 +148,7 @@ impl HookRun<'_> {
                 true => drop(end.settle(&mut facts)),
                 false => drop(end.publish(&facts, None)),
             }
-            return Ok(status);
+            return Ok(cause_of_wait(status, &facts.cluster, preparation_problem));
         }
         let settled = end.settle(&mut facts);
         let timeout = health::timeout(&facts, settled.is_silent);
@@ -256,6 +256,7 @@ impl HookRun<'_> {
             dir,
             user: facts.method.user()?,
             is_loaded: loaded_config(facts.method, &facts.certificate_dir) == LoadedConfig::Current,
+            is_member: facts.has_member_dir,
             peers: tls_relation::peers(&facts.cluster),
         };
         let outcome = tls_relation::reconcile(&relation, &names, to, now())?;
@@ -474,6 +475,11 @@ fn forget_previous_programs(facts: &Facts, plan: &Plan) {
     if let Err(error) = install::upgrade::forget_previous() {
         stderr::print(&format!("removing the programs before the upgrade: {error:#}"));
     }
+}
+
+/// Returns what a unit without certificates for peers waits for: `problem` is the one with its certificates.
+fn cause_of_wait(status: Status, facts: &ClusterFacts, problem: Option<Status>) -> Status {
+    problem.filter(|_| status.kind == "waiting" && facts.urls.is_none()).unwrap_or(status)
 }
 
 /// Returns `problem` instead of `status`, if etcd itself is healthy.

@@ -156,7 +156,10 @@ fn decide(app: &str, answer: &Answer, in_place: Option<&InPlace>, use_issued: &R
         |message: String| Decision::Report(Status::new("waiting", format!("waiting for {message}")));
     match (answer, in_place) {
         (Answer::Refused(refusal), _) => Decision::Report(Status::blocked(&refusal.reason, &refusal.next)),
-        (Answer::Issued(_), None) => Decision::Place,
+        (Answer::Issued(_), None) => match use_issued {
+            Err(Wait::Peers(units)) => waiting(describe_distrust(app, units)),
+            _ => Decision::Place,
+        },
         (Answer::Issued(_), Some(InPlace { is_current: false, .. })) => match use_issued {
             Ok(()) => Decision::Place,
             Err(wait) => Decision::Report(Status::active(describe_wait(app, wait))),
@@ -188,6 +191,13 @@ fn describe_wait(app: &str, wait: &Wait) -> String {
     format!("serving; {app} has a new CA: {cause}")
 }
 
+/// Describes the units that do not trust the first certificates of this one, after "waiting for". They trust the authorities of a
+/// provider by themselves, but not if an operator has placed their certificates.
+fn describe_distrust(app: &str, units: &[String]) -> String {
+    let units = units.join(", ");
+    format!("{units} to trust the CA of {app}: add it to the ca.crt that you placed there, and restart etcd")
+}
+
 /// The place of the certificates, and who uses them.
 #[derive(Debug)]
 pub struct Destination<'a> {
@@ -197,6 +207,8 @@ pub struct Destination<'a> {
     pub user: Option<Owner>,
     /// Whether etcd is known to have started after the authorities in the directory were written.
     pub is_loaded: bool,
+    /// Whether this unit has a member.
+    pub is_member: bool,
     /// The other units.
     pub peers: Vec<Peer>,
 }
@@ -225,6 +237,7 @@ pub fn reconcile(
     let issued = if let Answer::Issued(issued) = answer { Some(issued) } else { None };
     authorities.issued = issued.map(|issued| Authorities::parse(&issued.ca)).unwrap_or_default();
     (authorities.provided, authorities.peers) = (provided.clone(), to.peers);
+    authorities.is_member = to.is_member;
     let plan = plan(&authorities);
     let in_place = match to.dir.exists() {
         true => Some(InPlace {

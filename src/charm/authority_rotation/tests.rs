@@ -15,6 +15,7 @@ fn long() -> SignedDuration {
 /// A unit that has served with the authority `a` for a while.
 fn steady() -> RotationFacts {
     RotationFacts {
+        is_member: true,
         used: cas("a"),
         used_for: long(),
         is_usable: true,
@@ -39,13 +40,24 @@ fn joiner(needs: &str) -> Peer {
 
 #[test]
 fn every_phase_of_a_unit_has_one_next_step() {
+    let first = RotationFacts { used: cas(""), trusted: cas(""), ..steady() };
     let new = RotationFacts { issued: cas("b"), provided: cas("b"), ..steady() };
     let both = RotationFacts { trusted: cas("ab"), ..new.clone() };
     let changed = RotationFacts { used: cas("b"), trusted: cas("ab"), ..new.clone() };
     let others = || Err(Wait::Peers(vec!["etcd/1".to_owned()]));
     let with = |facts: &RotationFacts, peer: Peer| RotationFacts { peers: vec![peer], ..facts.clone() };
     for (case, facts, trusted, use_issued) in [
-        ("nothing in place", RotationFacts { used: cas(""), trusted: cas(""), ..steady() }, "a", Ok(())),
+        ("nothing in place", first.clone(), "a", Ok(())),
+        ("nothing in place, a peer does not trust it", with(&first, peer("b", Some("b"))), "ab", others()),
+        ("nothing in place, a peer trusts it", with(&first, peer("b", Some("ab"))), "ab", Ok(())),
+        ("nothing in place, a peer has an older charm", with(&first, peer("", None)), "a", Ok(())),
+        ("nothing in place, as for another unit that joins", with(&first, joiner("")), "a", Ok(())),
+        (
+            "a unit that joins, a peer does not trust its certificate",
+            RotationFacts { is_member: false, ..with(&first, peer("b", Some("b"))) },
+            "ab",
+            Ok(()),
+        ),
         ("nothing issued", RotationFacts { issued: cas(""), provided: cas(""), ..steady() }, "a", Ok(())),
         ("renewed by the same authority", steady(), "a", Ok(())),
         ("new authority", new.clone(), "ab", Err(Wait::Restart)),

@@ -38,6 +38,13 @@ fn places_new_certificates_as_soon_as_all_units_trust_their_authority() {
     let old = in_place(false);
     for (in_place, use_issued, expected) in [
         (None, Ok(()), "place".to_owned()),
+        (
+            None,
+            Err(Wait::Peers(vec!["etcd/1".into(), "etcd/2".into()])),
+            "waiting waiting for etcd/1, etcd/2 to trust the CA of vault: add it to the ca.crt that you placed there, and \
+             restart etcd"
+                .to_owned(),
+        ),
         (Some(&in_place(true)), Ok(()), "keep".to_owned()),
         (Some(&old), Ok(()), "place".to_owned()),
         (Some(&old), Err(Wait::Restart), format!("{serving}etcd restarts to trust it")),
@@ -158,6 +165,7 @@ fn without_the_relation_between_units_every_other_one_counts_as_a_member() {
     let (old, other, new) = (ca("old"), ca("other"), ca("new"));
     let trusted = old.union(&other).union(&new);
     let rotation = RotationFacts {
+        is_member: true,
         used: old,
         is_usable: true,
         trusted: trusted.clone(),
