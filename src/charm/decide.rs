@@ -329,10 +329,7 @@ fn certificate_obstacle(facts: &Facts) -> Option<Status> {
         )),
         Certificates::Unusable(reason) => Some(Status::blocked(
             &format!("the certificates cannot be used: {reason}; etcd keeps running as it was"),
-            &match facts.has_manual_certificates() {
-                true => format!("replace them in {dir}"),
-                false => "have the related application issue new ones".to_owned(),
-            },
+            &facts.next_for_certificates(),
         )),
     }
 }

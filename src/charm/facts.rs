@@ -99,6 +99,17 @@ impl Facts {
         self.certificates != Certificates::None && self.certificate_dir == self.method.certificate_dir()
     }
 
+    /// Returns how an operator gets other certificates for this unit.
+    pub fn next_for_certificates(&self) -> String {
+        if self.has_manual_certificates() {
+            return format!("replace them in {}", self.certificate_dir.display());
+        }
+        match self.cluster.has_certificate_provider {
+            true => "have the related application issue new ones".to_owned(),
+            false => "juju integrate APPLICATION:certificates PROVIDER".to_owned(),
+        }
+    }
+
     /// Whether the data directory is on the attached storage.
     pub fn is_on_storage(&self) -> bool {
         self.storage.as_ref().is_some_and(|storage| self.data_dir.starts_with(storage))

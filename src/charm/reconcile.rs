@@ -241,11 +241,14 @@ impl HookRun<'_> {
 
     /// Asks for certificates in the relation `certificates` if it exists, and places those that were issued.
     fn take_certificates(&self, facts: &Facts, own: &UnitRecord) -> Result<tls_relation::Outcome> {
-        if facts.has_manual_certificates() {
-            return Ok(tls_relation::Outcome::default());
-        }
-        let Some(relation) = tls_relation::find(self.juju, self.broken_relation())? else {
-            return Ok(tls_relation::Outcome::default());
+        let relation = match facts.has_manual_certificates() {
+            true => None,
+            false => tls_relation::find(self.juju, self.broken_relation())?,
+        };
+        let Some(relation) = relation else {
+            let next = facts.next_for_certificates();
+            let status = tls_relation::status_without_provider(&facts.certificate_dir, &next, now());
+            return Ok(tls_relation::Outcome { status, ..tls_relation::Outcome::default() });
         };
         let network = self.juju.network(PEER_ENDPOINT)?.merge(&self.juju.network(CLIENT_ENDPOINT)?);
         let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();

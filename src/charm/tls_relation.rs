@@ -222,6 +222,12 @@ pub struct Outcome {
     pub status: Option<Status>,
 }
 
+/// Returns a status if the certificates in `dir`, which no provider renews, should be replaced. `next` is how.
+pub fn status_without_provider(dir: &Path, next: &str, now: Timestamp) -> Option<Status> {
+    let end = end_if_due(dir, now)?;
+    Some(Status::active(format!("serving; the certificates end on {end:.0}; next: {next}")))
+}
+
 /// Places the certificates of the relation if they are new, and the authorities that etcd has to trust.
 ///
 /// # Errors

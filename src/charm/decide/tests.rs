@@ -83,6 +83,17 @@ fn assert_status(facts: &Facts, kind: &str, parts: &[&str]) {
 }
 
 #[test]
+fn says_how_to_get_other_certificates() {
+    let bad = Certificates::Unusable("server.crt expired".into());
+    let manual = Facts { certificates: bad, ..serving() };
+    assert_status(&manual, "blocked", &["server.crt expired", "next: replace them in /etc/etcd/tls"]);
+    let mut related = Facts { certificate_dir: "/etc/etcd/relation-tls".into(), ..manual };
+    assert_status(&related, "blocked", &["juju integrate APPLICATION:certificates PROVIDER"]);
+    related.cluster.has_certificate_provider = true;
+    assert_status(&related, "blocked", &["have the related application issue new ones"]);
+}
+
+#[test]
 fn any_first_hook_sets_up_an_empty_machine() {
     for hook in [
         Hook::StorageAttached,

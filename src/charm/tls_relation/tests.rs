@@ -94,6 +94,35 @@ fn keeps_what_is_in_place_and_reports_what_it_waits_for() {
     }
 }
 
+/// Writes a certificate into a new directory of `home` that is valid from January 1 to June 2 of 2026, and was placed on its first day.
+fn place_ending(home: &std::path::Path) -> crate::system::durable::Dir {
+    let home = crate::system::durable::Dir::open(home).unwrap();
+    let placed = home.make_child("relation-tls", None).unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2026, 6, 2);
+    let pem = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
+    placed.replace("server.crt", pem.as_bytes()).unwrap();
+    let old = std::fs::File::open(placed.path().join("server.crt")).unwrap();
+    old.set_modified(system_time("2026-01-01T00:00:00Z".parse().unwrap())).unwrap();
+    placed
+}
+
+#[test]
+fn certificates_that_no_provider_renews_end_with_a_warning() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = place_ending(home.path()).path().to_owned();
+    let status = |dir: &Path, day: &str| {
+        let now = format!("{day}T00:00:00Z").parse().unwrap();
+        status_without_provider(dir, "replace them in /etc/etcd/tls", now).map(|status| status.message)
+    };
+    assert_eq!(status(&dir, "2026-03-01"), None);
+    let expected =
+        "serving; the certificates end on 2026-06-02T00:00:00Z; next: replace them in /etc/etcd/tls";
+    assert_eq!(status(&dir, "2026-06-01").as_deref(), Some(expected));
+    assert_eq!(status(&home.path().join("none"), "2026-06-01"), None);
+}
+
 #[test]
 fn makes_new_requests_for_other_names_and_for_a_renewal() {
     let home = tempfile::tempdir().unwrap();
@@ -106,15 +135,7 @@ fn makes_new_requests_for_other_names_and_for_a_renewal() {
     let second = current_requests(&names, &dir, now).unwrap();
     assert_ne!(second.data(), first.data());
     // In place, and in the last tenth of its lifetime. A certificate of an earlier request is not renewed twice.
-    let home = crate::system::durable::Dir::open(home.path()).unwrap();
-    let placed = home.make_child("relation-tls", None).unwrap();
-    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    params.not_before = rcgen::date_time_ymd(2026, 1, 1);
-    params.not_after = rcgen::date_time_ymd(2026, 6, 2);
-    let pem = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
-    placed.replace("server.crt", pem.as_bytes()).unwrap();
-    let old = std::fs::File::open(dir.join("server.crt")).unwrap();
-    old.set_modified(system_time("2026-01-01T00:00:00Z".parse().unwrap())).unwrap();
+    let placed = place_ending(home.path());
     placed.replace("server.key", first.server.key.reveal().as_bytes()).unwrap();
     assert_eq!(current_requests(&names, &dir, now).unwrap().data(), second.data());
     placed.replace("server.key", second.server.key.reveal().as_bytes()).unwrap();
