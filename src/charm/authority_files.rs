@@ -3,7 +3,7 @@
 use super::authorities::Authorities;
 use super::authority_rotation::RotationFacts;
 use super::certificate_files::{ISSUER, TRUSTED};
-use super::certificates::Certificates;
+use super::certificates::check_pairs;
 use crate::system::durable::Dir;
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
@@ -18,12 +18,15 @@ pub fn gather(dir: &Path, is_loaded: bool, now: Timestamp) -> Result<RotationFac
     if !dir.exists() {
         return Ok(RotationFacts { is_loaded, ..RotationFacts::default() });
     }
-    let is_usable = Certificates::check(dir, None, now) == Certificates::All;
+    // A file of authorities that is damaged is written anew, and is no reason to use other certificates at once.
+    let are_pairs_usable = check_pairs(dir, now).is_ok();
     let dir = Dir::open(&dir.canonicalize()?)?;
     // An operator, and the charm before it could change authorities, have only one file for both.
     let issuer = if dir.inode(ISSUER)?.is_some() { ISSUER } else { TRUSTED };
     let (used, used_for) = read(&dir, issuer, now)?;
+    let used = Authorities::parse(&used.text());
     let (trusted, trusted_for) = read(&dir, TRUSTED, now)?;
+    let is_usable = are_pairs_usable && used.has_valid(now);
     let used = if dir.inode("server.crt")?.is_some() { used } else { Authorities::default() };
     Ok(RotationFacts {
         used,
@@ -43,14 +46,14 @@ fn read(dir: &Dir, name: &str, now: Timestamp) -> Result<(Authorities, SignedDur
     let modified = dir.read(name)?.metadata()?.modified().context("reading its time")?;
     let since = now.duration_since(Timestamp::try_from(modified)?);
     let since = if since.is_negative() { SignedDuration::MAX } else { since };
-    Ok((Authorities::parse(&String::from_utf8_lossy(&bytes)), since))
+    Ok((Authorities::of_file(&String::from_utf8_lossy(&bytes)), since))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::charm::authority_rotation::SETTLING_TIME;
-    use crate::charm::certificates::tests::system_time;
+    use crate::charm::certificates::tests::{make_certificates, system_time};
 
     #[test]
     fn reads_the_authorities_and_their_ages() {
@@ -77,5 +80,30 @@ mod tests {
         assert_eq!(found.trusted, Authorities::parse(&format!("{new}{old}")));
         assert_eq!(found.trusted_for, SignedDuration::from_mins(1));
         assert_eq!(found.used_for, SignedDuration::MAX);
+    }
+
+    #[test]
+    fn a_damaged_file_of_authorities_is_no_reason_to_change_certificates_at_once() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = Dir::open(home.path()).unwrap();
+        make_certificates(home.path(), "127.0.0.1");
+        let good = dir.read_small(TRUSTED).unwrap().unwrap();
+        let is_usable = |day: &str| {
+            let now = format!("{day}T00:00:00Z").parse().unwrap();
+            gather(home.path(), true, now).unwrap().is_usable
+        };
+        dir.replace(ISSUER, &good).unwrap();
+        let bogus = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+        dir.replace(TRUSTED, &[bogus, &*good].concat()).unwrap();
+        assert!(is_usable("2026-06-01") && !is_usable("2027-06-01"));
+        let found = gather(home.path(), true, "2026-06-01T00:00:00Z".parse().unwrap()).unwrap();
+        assert_eq!((found.used.hashes().len(), found.trusted.hashes().len()), (1, 2));
+        // No peer accepts certificates of an authority that has ended.
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.not_before = rcgen::date_time_ymd(2025, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2026, 1, 1);
+        let ended = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem();
+        dir.replace(ISSUER, ended.as_bytes()).unwrap();
+        assert!(!is_usable("2026-06-01"));
     }
 }

@@ -126,8 +126,11 @@ pub fn check_for_peers(dir: &Path, addresses: &[IpAddr]) -> Result<()> {
     }
 }
 
-fn check_usable(dir: &Path, user: Option<Owner>, now: Timestamp) -> Result<()> {
-    check_one_valid(&dir.join("ca.crt"), now)?;
+/// Checks that the certificates of the server and of clients in `dir` can be used with their keys, apart from their authorities.
+///
+/// # Errors
+/// The problem with one of them.
+pub fn check_pairs(dir: &Path, now: Timestamp) -> Result<()> {
     for name in ["server", "client"] {
         let (cert, key) = (dir.join(name).with_extension("crt"), dir.join(name).with_extension("key"));
         let certificate = check_valid(&cert, now)?;
@@ -138,6 +141,12 @@ fn check_usable(dir: &Path, user: Option<Owner>, now: Timestamp) -> Result<()> {
     let server = dir.join("server.crt");
     let names_loopback = HostNames::read(&server)?.is_some_and(|names| names.include("127.0.0.1"));
     ensure!(names_loopback, "{} does not name IP:127.0.0.1", server.display());
+    Ok(())
+}
+
+fn check_usable(dir: &Path, user: Option<Owner>, now: Timestamp) -> Result<()> {
+    check_one_valid(&dir.join("ca.crt"), now)?;
+    check_pairs(dir, now)?;
     // Without a user, etcd runs as root, or is not installed yet.
     let Some(user) = user else { return Ok(()) };
     for name in ["ca.crt", "server.crt", "server.key"] {

@@ -5,7 +5,7 @@ use super::*;
 /// Returns authorities by their names, one letter each.
 fn cas(names: &str) -> Authorities {
     let block = |name| format!("-----BEGIN CERTIFICATE-----\n{name}\n-----END CERTIFICATE-----\n");
-    Authorities::parse(&names.chars().map(block).collect::<String>())
+    Authorities::of_file(&names.chars().map(block).collect::<String>())
 }
 
 fn long() -> SignedDuration {

@@ -9,7 +9,7 @@ fn put(dir: &Path, name: &str, text: &str) {
 }
 
 /// Writes all five files, from one self-signed certificate for `name` that is valid in 2026.
-fn make_certificates(dir: &Path, name: &str) {
+pub fn make_certificates(dir: &Path, name: &str) {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
     (params.not_before, params.not_after) =
