@@ -4,9 +4,11 @@ use super::authorities::Authorities;
 use super::authority_rotation::RotationFacts;
 use super::certificate_files::{ISSUER, TRUSTED};
 use super::certificates::check_pairs;
+use super::files::{open_certificate_dir, read_certificate_file};
 use crate::system::durable::Dir;
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
+use std::fs;
 use std::path::Path;
 
 /// Returns the facts about the certificates in `dir`; nothing is issued, and there are no peers. `is_loaded` is whether etcd is
@@ -20,7 +22,7 @@ pub fn gather(dir: &Path, is_loaded: bool, now: Timestamp) -> Result<RotationFac
     }
     // A file of authorities that is damaged is written anew, and is no reason to use other certificates at once.
     let are_pairs_usable = check_pairs(dir, now).is_ok();
-    let dir = Dir::open(&dir.canonicalize()?)?;
+    let dir = open_certificate_dir(dir)?;
     // An operator, and the charm before it could change authorities, have only one file for both.
     let issuer = if dir.inode(ISSUER)?.is_some() { ISSUER } else { TRUSTED };
     let (used, used_for) = read(&dir, issuer, now)?;
@@ -42,8 +44,10 @@ pub fn gather(dir: &Path, is_loaded: bool, now: Timestamp) -> Result<RotationFac
 /// Returns the authorities in a file, and how long it has had this content. After a change of the clock, the time may be wrong:
 /// a date in the future counts as long ago.
 fn read(dir: &Dir, name: &str, now: Timestamp) -> Result<(Authorities, SignedDuration)> {
-    let Some(bytes) = dir.read_small(name)? else { return Ok((Authorities::default(), SignedDuration::MAX)) };
-    let modified = dir.read(name)?.metadata()?.modified().context("reading its time")?;
+    let Some(bytes) = read_certificate_file(dir, name)? else {
+        return Ok((Authorities::default(), SignedDuration::MAX));
+    };
+    let modified = fs::metadata(dir.handle(name))?.modified().context("reading its time")?;
     let since = now.duration_since(Timestamp::try_from(modified)?);
     let since = if since.is_negative() { SignedDuration::MAX } else { since };
     Ok((Authorities::of_file(&String::from_utf8_lossy(&bytes)), since))
@@ -97,6 +101,13 @@ mod tests {
         dir.replace(TRUSTED, &[bogus, &*good].concat()).unwrap();
         assert!(is_usable("2026-06-01") && !is_usable("2027-06-01"));
         let found = gather(home.path(), true, "2026-06-01T00:00:00Z".parse().unwrap()).unwrap();
+        assert_eq!((found.used.hashes().len(), found.trusted.hashes().len()), (1, 2));
+        // An operator may place links.
+        let links = dir.make_child("links", None).unwrap();
+        for name in ["server.crt", TRUSTED] {
+            std::os::unix::fs::symlink(home.path().join(name), links.path().join(name)).unwrap();
+        }
+        let found = gather(links.path(), true, "2026-06-01T00:00:00Z".parse().unwrap()).unwrap();
         assert_eq!((found.used.hashes().len(), found.trusted.hashes().len()), (1, 2));
         // No peer accepts certificates of an authority that has ended.
         let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();

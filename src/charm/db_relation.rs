@@ -5,8 +5,8 @@
 
 use super::cluster::databag::{ClientAccess, ClientCredentials};
 use super::cluster::facts::ClusterFacts;
+use super::files::{open_certificate_dir, read_certificate_file};
 use crate::juju::{Databag, Juju, Scope, Status};
-use crate::system::durable::Dir;
 use crate::system::secret::Secret;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -20,9 +20,9 @@ pub const CLIENT_ENDPOINT: &str = "db";
 /// # Errors
 /// If a file is missing or cannot be read.
 pub fn read_credentials(dir: &Path) -> Result<ClientCredentials> {
-    let dir = Dir::open(dir)?;
+    let dir = open_certificate_dir(dir)?;
     let read = |name: &str| -> Result<String> {
-        let bytes = dir.read_small(name)?.with_context(|| format!("{name} is missing"))?;
+        let bytes = read_certificate_file(&dir, name)?.with_context(|| format!("{name} is missing"))?;
         String::from_utf8(bytes).map_err(|_| anyhow::anyhow!("{name} is not text"))
     };
     Ok(ClientCredentials {
@@ -89,6 +89,8 @@ fn status_without_access(app: &str, facts: &ClusterFacts) -> Option<Status> {
 mod tests {
     use super::*;
     use crate::charm::cluster::facts::Urls;
+    use crate::system::durable::Dir;
+    use std::os::unix::fs::symlink;
 
     fn access() -> ClientAccess {
         let credentials =
@@ -135,5 +137,18 @@ mod tests {
             dir.replace(name, b"PEM").unwrap();
         }
         assert_eq!(read_credentials(home.path()).unwrap().key.reveal(), "PEM");
+        // An operator may place links, as etcd follows them.
+        let links = dir.make_child("links", None).unwrap();
+        for name in ["ca.crt", "client.crt", "client.key"] {
+            assert!(read_credentials(links.path()).is_err());
+            symlink(home.path().join(name), links.path().join(name)).unwrap();
+        }
+        symlink(links.path(), home.path().join("linked")).unwrap();
+        for dir in [links.path(), &home.path().join("linked")] {
+            assert_eq!(read_credentials(dir).unwrap().key.reveal(), "PEM");
+        }
+        dir.remove_file("client.key").unwrap();
+        let error = format!("{:#}", read_credentials(links.path()).unwrap_err());
+        assert!(error.contains("client.key is missing"), "{error}");
     }
 }

@@ -1,6 +1,6 @@
 //! Files and directories that the charm owns on the machine.
 
-use crate::system::durable::{Dir, PUBLIC, RUNNABLE};
+use crate::system::durable::{Dir, PUBLIC, RUNNABLE, read_small_file};
 use anyhow::{Context, Result};
 use rustix::fs::Mode;
 use std::fs;
@@ -16,6 +16,27 @@ pub fn read_optional(file: &Path) -> Result<Option<String>> {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("reading {}", file.display())),
+    }
+}
+
+/// Opens the directory `path` of certificates, which may be a link, as its files may.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn open_certificate_dir(path: &Path) -> Result<Dir> {
+    let resolved = path.canonicalize().with_context(|| format!("opening {}", path.display()))?;
+    Dir::open(&resolved)
+}
+
+/// Reads the file `name` in a directory of certificates. It may be a link, because etcd follows it too. `None` if there is none.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn read_certificate_file(dir: &Dir, name: &str) -> Result<Option<Vec<u8>>> {
+    match read_small_file(&dir.handle(name)) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {}", dir.path().join(name).display())),
     }
 }
 
