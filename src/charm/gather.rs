@@ -25,6 +25,7 @@ use crate::juju::{Juju, Resource};
 use crate::system::owner::Owner;
 use crate::system::systemd;
 use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -283,7 +284,7 @@ pub fn loaded_config(method: InstallMethod, certificate_dir: &Path) -> LoadedCon
     };
     let program = if method == InstallMethod::Release { time(&method.server()) } else { 0 };
     let started = systemd::started_at(method.systemd_unit());
-    compare_times(started, authority, [time(method.config_file()), program], now().as_second())
+    compare_times(started, authority, [time(method.config_file()), program], now())
 }
 
 /// When the file of trusted authorities was written, by the one who placed it.
@@ -295,9 +296,14 @@ enum Authority {
 
 /// Compares the start of etcd with the times of its file of authorities and of `other` files. After a wrong clock, a time can be in
 /// the future.
-fn compare_times(started: Option<i64>, authority: Authority, other: [i64; 2], now: i64) -> LoadedConfig {
+fn compare_times(
+    started: Option<i64>,
+    authority: Authority,
+    other: [i64; 2],
+    now: Timestamp,
+) -> LoadedConfig {
     let Some(started) = started else { return LoadedConfig::Unknown };
-    let is_old = |written: i64| written <= now && started < written;
+    let is_old = |written: i64| systemd::is_older(started, written, now);
     let (written, restarts) = match authority {
         Authority::OfRelation(written) => (written, is_old(written)),
         Authority::OfOperator(written) => (written, false),
@@ -447,7 +453,7 @@ mod tests {
     fn authorities_are_loaded_only_if_etcd_is_known_to_have_started_later() {
         use Authority::{OfOperator, OfRelation};
         use LoadedConfig::{Current, Old, Unknown};
-        let now = 1000;
+        let now = Timestamp::from_second(1000).unwrap();
         for (started, authority, other, expected) in [
             (Some(500), OfRelation(500), [400, 0], Current),
             (Some(500), OfRelation(501), [400, 0], Old),

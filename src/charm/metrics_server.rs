@@ -6,15 +6,16 @@
 use super::etcd_config::HEADER;
 use super::files::{open_or_create_dir, remove_if_exists, split_path, write_if_changed};
 use super::hook::Hook;
-use crate::commands::{CHARM_METRICS, environment};
+use crate::commands::{CHARM_METRICS, environment, now};
 use crate::schedule::metrics;
 use crate::system::durable::{Dir, PUBLIC, RUNNABLE, read_small_file};
 use crate::system::stderr;
-use crate::system::systemd::{daemon_reload, systemctl};
+use crate::system::systemd::{daemon_reload, is_in_effect, is_older, started_at, systemctl};
 use anyhow::{Context, Result, bail, ensure};
 use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -45,15 +46,23 @@ pub fn install(charm_dir: &Path, port: u16, hook: Hook) -> Result<()> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/-_".contains(c);
     ensure!(program.chars().all(is_plain), "the path {program} cannot be in a systemd unit");
     let has_changed = write_if_changed(&Dir::open(Path::new(UNITS))?, UNIT, &unit(program, port), PUBLIC)?;
-    if has_changed {
+    // An earlier hook may have been killed after it wrote the file.
+    let is_ready = !has_changed && is_in_effect(UNIT)? && !has_old_process()?;
+    if !is_ready {
         daemon_reload()?;
         systemctl(&["enable", "--quiet", "--", UNIT])?;
     }
     // An upgrade of the charm replaces the program.
-    if has_changed || hook == Hook::UpgradeCharm {
+    if !is_ready || hook == Hook::UpgradeCharm {
         systemctl(&["restart", "--", UNIT])?;
     }
     Ok(())
+}
+
+/// Whether the server was started before its unit was written.
+fn has_old_process() -> Result<bool> {
+    let written = Path::new(UNITS).join(UNIT).metadata()?.mtime();
+    Ok(started_at(UNIT).is_none_or(|started| is_older(started, written, now())))
 }
 
 /// Removes the server and its directory, if they exist.

@@ -5,13 +5,16 @@
 
 use super::etcd_config::HEADER;
 use super::files::{remove_if_exists, write_if_changed};
+use crate::commands::now;
 use crate::juju::{Databag, Juju, Scope};
 use crate::system::durable::{Dir, PUBLIC};
 use crate::system::secret::Secret;
-use crate::system::systemd::systemctl;
+use crate::system::systemd::{is_older, started_at, systemctl};
 use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
 use rustix::fs::Mode;
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// The endpoint in `metadata.yaml`.
@@ -41,7 +44,8 @@ pub fn reconcile(juju: &Juju, unit: &str, charm_dir: Option<&Path>, broken: Opti
         Some(charm_dir) => write(commands, rules, &charm_dir.join("actions/check"))?,
         None => remove(commands, rules)?,
     };
-    if has_changed {
+    // An earlier hook may have been killed after it wrote the command, or its restart may have failed.
+    if has_changed || lacks_command(commands, started_at(SERVICE), now()) {
         systemctl(&["try-restart", SERVICE])?;
     }
     for relation in &relations {
@@ -51,6 +55,13 @@ pub fn reconcile(juju: &Juju, unit: &str, charm_dir: Option<&Path>, broken: Opti
         }
     }
     Ok(())
+}
+
+/// Whether an NRPE that was started at `started`, in seconds since 1970, has not read the command. An NRPE that does not run reads it
+/// when it starts.
+fn lacks_command(commands: &Path, started: Option<i64>, now: Timestamp) -> bool {
+    let written = commands.join(COMMAND_FILE).metadata().ok().map(|file| file.mtime());
+    started.zip(written).is_some_and(|(started, written)| is_older(started, written, now))
 }
 
 /// Returns the pairs to set in our data.
@@ -93,7 +104,18 @@ fn remove(commands: &Path, rules: &Path) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn restarts_an_nrpe_that_has_not_read_the_command() {
+        let home = tempfile::tempdir().unwrap();
+        let now: Timestamp = "2100-01-01T00:00:00Z".parse().unwrap();
+        assert!(!lacks_command(home.path(), Some(0), now), "there is no command");
+        Dir::open(home.path()).unwrap().replace(COMMAND_FILE, b"command").unwrap();
+        let written = home.path().join(COMMAND_FILE).metadata().unwrap().mtime();
+        assert!(lacks_command(home.path(), Some(written - 1), now));
+        assert!(!lacks_command(home.path(), Some(written), now));
+        assert!(!lacks_command(home.path(), None, now), "NRPE does not run");
+    }
 
     #[test]
     fn writes_one_command_without_arguments_and_removes_it() {

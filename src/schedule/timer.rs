@@ -6,7 +6,7 @@ use super::units::{MARK, Units};
 use crate::error::Refusal;
 use crate::system::durable::{Dir, PUBLIC};
 use crate::system::process::Program;
-use crate::system::systemd::{self, parse_time};
+use crate::system::systemd::{self, parse_time, property};
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
@@ -104,13 +104,6 @@ pub fn state() -> Result<Option<TimerState>> {
     }))
 }
 
-/// Returns a property of a unit, as systemd prints it.
-fn property(unit: &str, name: &str) -> Result<String> {
-    let property = format!("--property={name}");
-    let words = ["show", "--value", &property, "--", unit];
-    Ok(Program::new("systemctl").args(words).run().context("asking systemd for the timer")?.text())
-}
-
 /// Parses a time of the timer; `None` if it has no such time. Other text is an error rather than "never".
 fn parse_optional_time(text: &str) -> Result<Option<Timestamp>> {
     match text {
@@ -159,13 +152,7 @@ pub fn is_installed_for(units: &Units) -> Result<bool> {
 
 /// Returns whether systemd has read the installed units, runs the timer, and starts it at every boot.
 fn is_in_effect() -> Result<bool> {
-    let wanted = [
-        (TIMER, "ActiveState", "active"),
-        (TIMER, "UnitFileState", "enabled"),
-        (TIMER, "NeedDaemonReload", "no"),
-        (SERVICE, "NeedDaemonReload", "no"),
-    ];
-    wanted.into_iter().try_fold(true, |all, (unit, name, value)| Ok(all && property(unit, name)? == value))
+    Ok(systemd::is_in_effect(TIMER)? && property(SERVICE, "NeedDaemonReload")? == "no")
 }
 
 /// Installs the units, and enables and starts the timer. Returns whether anything was changed.

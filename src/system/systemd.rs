@@ -30,6 +30,32 @@ pub fn daemon_reload() -> Result<()> {
     systemctl(&["daemon-reload"])
 }
 
+/// Returns a property of a unit, as systemd prints it.
+///
+/// # Errors
+/// Fails if systemctl does.
+pub fn property(unit: &str, name: &str) -> Result<String> {
+    let property = format!("--property={name}");
+    let words = ["show", "--value", &property, "--", unit];
+    let context = || format!("asking systemd for {unit}");
+    Ok(Program::new("systemctl").args(words).run().with_context(context)?.text())
+}
+
+/// Whether `unit` runs with its present file, and starts at every boot.
+///
+/// # Errors
+/// Fails if systemctl does.
+pub fn is_in_effect(unit: &str) -> Result<bool> {
+    let wanted = [("ActiveState", "active"), ("UnitFileState", "enabled"), ("NeedDaemonReload", "no")];
+    wanted.into_iter().try_fold(true, |all, (name, value)| Ok(all && property(unit, name)? == value))
+}
+
+/// Whether a process that was started at `started` has not read a file that was written at `written`, both in seconds since 1970.
+/// `false` for a time in the future, as after a wrong clock: a restart would not change it.
+pub fn is_older(started: i64, written: i64, now: Timestamp) -> bool {
+    written <= now.as_second() && started < written
+}
+
 /// Returns when the main process of `unit` was started, or, if it does not run, when the unit last became active. In seconds since
 /// 1970. A process that runs may not be ready yet.
 pub fn started_at(unit: &str) -> Option<i64> {
@@ -84,7 +110,15 @@ pub fn systemctl(words: &[&str]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{parse_time, started_in};
+    use super::{is_older, parse_time, started_in};
+    use jiff::Timestamp;
+
+    #[test]
+    fn a_process_has_not_read_a_file_that_was_written_after_its_start() {
+        let now = Timestamp::from_second(1000).unwrap();
+        assert!(is_older(500, 501, now) && is_older(500, 1000, now));
+        assert!(!is_older(500, 500, now) && !is_older(500, 0, now) && !is_older(500, 1001, now));
+    }
 
     #[test]
     fn parses_the_times_that_systemd_prints() {
