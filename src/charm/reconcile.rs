@@ -101,7 +101,7 @@ impl HookRun<'_> {
         if let Err(error) = self.reconcile_agent(unit) {
             stderr::print(&format!("setting up the metrics for an observability agent: {error:#}"));
         }
-        Status { message: for_unit(&status.message, unit), ..status }
+        Status { message: for_unit(&status.message, unit, self.juju.is_version_2()), ..status }
     }
 
     /// Gathers facts, decides, applies the plan, and returns the status of etcd and of the backup settings.

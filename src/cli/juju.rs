@@ -26,7 +26,7 @@ pub(super) fn read(juju: &Juju, command: &Command) -> Result<Params, ActionError
     let map = map.map_err(|error| {
         ActionError::from_error(error, "nothing was changed", "see `juju debug-log`, then run it again")
     })?;
-    let mut collector = Collector::new(&action, "juju actions etcd --schema");
+    let mut collector = Collector::new(&action, "juju actions APPLICATION --schema");
     collector.add_json(&map)?;
     Ok(collector.finish()?)
 }
@@ -102,7 +102,7 @@ fn unfolded(value: String) -> String {
 
 /// Returns `text` with our commands as actions of this unit.
 fn in_juju(juju: &Juju, text: &str) -> String {
-    juju.unit().map_or_else(|| text.to_owned(), |unit| for_unit(text, unit))
+    juju.unit().map_or_else(|| text.to_owned(), |unit| for_unit(text, unit, juju.is_version_2()))
 }
 
 fn fail(juju: &Juju, message: &str) -> ExitCode {
@@ -212,7 +212,10 @@ mod tests {
     fn bad_parameters_are_refused() {
         let command = Command::find("snapshot").unwrap();
         let agent = FakeAgent::new().prints("action-get", r#"{"tarqet": "/x"}"#);
-        assert!(matches!(read(&agent.juju(), command), Err(ActionError::Refused(_))));
+        let refused = read(&agent.juju(), command).unwrap_err();
+        assert!(matches!(refused, ActionError::Refused(_)));
+        report(&agent.juju(), command, &Results::default(), &Err(refused));
+        assert!(agent.calls().contains("juju actions etcd --schema"), "{}", agent.calls());
         let agent = FakeAgent::new().fails("action-get", 1, "ERROR gone\n");
         let stop = read(&agent.juju(), command).unwrap_err().to_string();
         assert!(stop.starts_with("failed: reading the parameters: `action-get` exited"), "{stop}");

@@ -10,8 +10,9 @@ use std::borrow::Cow;
 const PROGRAM: &str = "etcd-backup ";
 
 /// Returns `text` with each `etcd-backup COMMAND --OPTION VALUE` replaced by the action of `unit` that does the same, and
-/// with the names of the unit and its application in place of UNIT and APPLICATION.
-pub(crate) fn for_unit(text: &str, unit: &str) -> String {
+/// with the names of the unit and its application in place of UNIT and APPLICATION. `is_juju_2` is whether the commands have to be
+/// those of Juju 2.
+pub(crate) fn for_unit(text: &str, unit: &str, is_juju_2: bool) -> String {
     let application = unit.split('/').next().unwrap_or(unit);
     let (mut done, mut rest) = (String::new(), text);
     while let Some(at) = rest.find(PROGRAM) {
@@ -30,7 +31,31 @@ pub(crate) fn for_unit(text: &str, unit: &str) -> String {
         }
     }
     done.push_str(rest);
-    replace_word(&replace_word(&done, "APPLICATION", application), "UNIT", unit).into_owned()
+    let done = replace_word(&replace_word(&done, "APPLICATION", application), "UNIT", unit).into_owned();
+    if is_juju_2 { for_juju_2(&done) } else { done }
+}
+
+/// Returns `text` with the names of commands in Juju 2.9. There, `juju run` is something else, and an action is not waited for.
+fn for_juju_2(text: &str) -> String {
+    const RUN: &str = "juju run ";
+    let (mut done, mut rest) = (String::new(), text);
+    while let Some(at) = rest.find(RUN) {
+        let call = &rest[at + RUN.len()..];
+        // The unit, the action, and its parameters.
+        let mut length = word_length(call);
+        for count in 1.. {
+            let next = call[length..].strip_prefix(' ').unwrap_or_default();
+            let word = &next[..word_length(next)];
+            if word.is_empty() || (count > 1 && !word.contains('=')) {
+                break;
+            }
+            length += 1 + word.len();
+        }
+        done.push_str(&format!("{}juju run-action {} --wait", &rest[..at], &call[..length]));
+        rest = &call[length..];
+    }
+    done.push_str(rest);
+    done.replace("juju integrate ", "juju relate ")
 }
 
 /// Returns the action with its parameters, and the length of the command at the start of `text` that it replaces. Words
@@ -138,13 +163,38 @@ mod tests {
             ("the etcd-backup program", "the etcd-backup program"),
             ("UNITS and MY_UNIT", "UNITS and MY_UNIT"),
         ] {
-            assert_eq!(for_unit(terminal, "etcd/0"), juju);
+            assert_eq!(for_unit(terminal, "etcd/0", false), juju);
+        }
+    }
+
+    #[test]
+    fn commands_have_their_names_of_juju_2() {
+        for (terminal, juju) in [
+            (
+                "correct that, then etcd-backup restore --recover.",
+                "correct that, then juju run-action etcd/0 restore recover=true --wait.",
+            ),
+            ("run `sudo etcd-backup list`", "run `juju run-action etcd/0 list-snapshots --wait`"),
+            (
+                r"`sudo etcd-backup restore '/it'\''s a/b' '--target=/a b' --plan`",
+                r"`juju run-action etcd/0 restore 'from=/it'\''s a/b' 'target=/a b' plan=true --wait`",
+            ),
+            (
+                "juju run UNIT restore snapshot=FILE; or, to go on, juju run UNIT alarm-list",
+                "juju run-action etcd/0 restore snapshot=FILE --wait; or, to go on, \
+                 juju run-action etcd/0 alarm-list --wait",
+            ),
+            ("(juju run UNIT restore); or wait", "(juju run-action etcd/0 restore --wait); or wait"),
+            ("juju integrate APPLICATION:certificates PROVIDER", "juju relate etcd:certificates PROVIDER"),
+            ("juju config APPLICATION port=VALUE", "juju config etcd port=VALUE"),
+        ] {
+            assert_eq!(for_unit(terminal, "etcd/0", true), juju);
         }
     }
 
     #[test]
     fn a_subcommand_becomes_an_action() {
-        let of = |command: Subcommand| for_unit(&command.to_string(), "etcd/0");
+        let of = |command: Subcommand| for_unit(&command.to_string(), "etcd/0", false);
         assert_eq!(of(Subcommand::new("list")), "`juju run etcd/0 list-snapshots`");
         let upload = Subcommand::new("upload").option("target", "/a b").flag("plan");
         assert_eq!(of(upload), "`juju run etcd/0 upload 'target=/a b' plan=true`");

@@ -80,6 +80,12 @@ impl Juju {
         self.variable(OsStr::new("JUJU_UNIT_NAME"))?.to_str()
     }
 
+    /// Whether this is Juju 2, which has other names for some commands.
+    pub fn is_version_2(&self) -> bool {
+        let version = self.variable(OsStr::new("JUJU_VERSION")).and_then(OsStr::to_str);
+        version.is_some_and(|version| version.starts_with("2."))
+    }
+
     fn variable(&self, name: &OsStr) -> Option<&OsStr> {
         self.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_os_str())
     }

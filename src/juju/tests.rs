@@ -70,6 +70,18 @@ impl FakeAgent {
 }
 
 #[test]
+fn knows_juju_2_by_its_version() {
+    let agent = FakeAgent::new();
+    let with = |version: &str| {
+        let mut variables = agent.variables();
+        variables.insert("JUJU_VERSION".into(), version.into());
+        Juju::in_action("snapshot", &variables).unwrap().is_version_2()
+    };
+    assert!(with("2.9.52") && !with("3.6.26") && !with("4.0.1") && !with("20.1"));
+    assert!(!agent.juju().is_version_2());
+}
+
+#[test]
 fn recognizes_only_the_action_it_implements() {
     let agent = FakeAgent::new();
     let mut variables = agent.variables();
