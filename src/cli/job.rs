@@ -32,6 +32,9 @@ pub(super) trait Job {
     /// Returns the outcome as the result keys of the Juju action.
     fn juju(&self) -> Results;
 
+    /// Returns the results of the Juju action, for its agent.
+    fn juju_within_limit(&self) -> Results;
+
     /// Returns the exit status, if the outcome has one of its own.
     fn exit_status(&self) -> Option<u8>;
 
@@ -79,6 +82,10 @@ impl<R: FromParams, O: Render> Job for Task<R, O> {
 
     fn juju(&self) -> Results {
         self.outcome.juju()
+    }
+
+    fn juju_within_limit(&self) -> Results {
+        self.outcome.juju_within_limit()
     }
 
     fn exit_status(&self) -> Option<u8> {

@@ -85,10 +85,35 @@ fn try_report(juju: &Juju, results: &Results, outcome: &Result<(), ActionError>)
 
 /// Sets the results. Tries twice, as the agent may be restarting.
 fn set(juju: &Juju, results: &Results) -> Result<()> {
+    let worded = |key: &str, value: &str| match is_message(key) {
+        true => in_juju(juju, value),
+        false => value.to_owned(),
+    };
     let pairs: Vec<(&str, String)> =
-        results.pairs().map(|(key, value)| (key, unfolded(in_juju(juju, value)))).collect();
+        results.pairs().map(|(key, value)| (key, unfolded(worded(key, value)))).collect();
     let pairs = || pairs.iter().map(|(key, value)| (*key, value.as_str()));
     juju.set_results(pairs()).or_else(|_| juju.set_results(pairs()))
+}
+
+/// Whether the result `key` is a message, which may have a command. Others are data, such as a path or an operator's note.
+fn is_message(key: &str) -> bool {
+    const LAST_SEGMENTS: [&str; 13] = [
+        "checks",
+        "error",
+        "errors",
+        "hidden",
+        "left-over",
+        "not-due",
+        "not-shown",
+        "output",
+        "recovered",
+        "unfinished",
+        "keys-unknown",
+        "warning",
+        "warnings",
+    ];
+    let last = key.rsplit('.').next().unwrap_or(key);
+    key.starts_with("destinations.") || key == "restore.note" || LAST_SEGMENTS.contains(&last)
 }
 
 /// Keeps `juju run` from folding a long line at a space after 80 columns: then a command could not be pasted. The YAML
@@ -120,6 +145,7 @@ fn fail(juju: &Juju, message: &str) -> ExitCode {
 mod tests {
     use super::*;
     use crate::cli::key;
+    use crate::cli::results::Key;
     use crate::error::Refusal;
     use crate::juju::tests::FakeAgent;
 
@@ -154,6 +180,24 @@ mod tests {
             calls.contains("[restore.warning=run `juju run etcd/0 restore recover=true`, which"),
             "{calls}"
         );
+    }
+
+    #[test]
+    fn only_messages_are_worded_for_juju() {
+        let mut results = Results::default();
+        let text = "etcd-backup list of the UNIT";
+        for key in [key!("snapshot.note"), key!("snapshot.path"), key!("snapshots"), key!("site.file-text")] {
+            results.set(key, text);
+        }
+        results.set(Key::below("destinations", "offsite").unwrap(), text);
+        for key in [key!("restore.note"), key!("verify.warning"), key!("check-config.errors")] {
+            results.set(key, text);
+        }
+        let agent = FakeAgent::new();
+        set(&agent.juju(), &results).unwrap();
+        let calls = agent.calls();
+        assert_eq!(calls.matches(&format!("={text}]")).count(), 4, "{calls}");
+        assert_eq!(calls.matches("=juju run etcd/0 list-snapshots of the etcd/0").count(), 4, "{calls}");
     }
 
     #[test]

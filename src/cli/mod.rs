@@ -294,7 +294,7 @@ impl Front {
     /// Reports how the command ended.
     fn finish(&self, command: &Command, job: &dyn Job, outcome: &Result<(), ActionError>) -> ExitCode {
         let (format, style) = match self {
-            Self::Juju(juju) => return juju::report(juju, command, &job.juju(), outcome),
+            Self::Juju(juju) => return juju::report(juju, command, &job.juju_within_limit(), outcome),
             Self::Terminal { format, style, .. } => (*format, *style),
         };
         let is_check = command.action == "check";

@@ -16,6 +16,8 @@ use std::collections::BTreeSet;
 const NOTHING: &str = "-";
 /// The longest message of a run in a table.
 const LONGEST: usize = 120;
+/// The longest document in a result of Juju. The kernel takes arguments of up to 128 KiB.
+const MAX_RESULT: usize = 120 << 10;
 /// The longest line without `--wide`.
 const WIDTH: usize = 80;
 const RUNS: [&str; 6] = ["SCHEDULED", "STARTED", "FINISHED", "PHASE", "NAME", "MESSAGE"];
@@ -34,25 +36,11 @@ const LOCATION: (&str, Cell) = ("LOCATION", location);
 
 impl Render for Outcome {
     fn juju(&self) -> Results {
-        let mut results = Results::default();
-        if !self.is_listed {
-            return results;
-        }
-        results.set(key!("snapshots"), snapshots_document(self));
-        if let Some(runs) = &self.runs {
-            let json = || serde_json::to_value(runs).unwrap_or_default();
-            results.set(key!("runs"), document(self.juju_format, json, || runs_table(runs)));
-        }
-        results.set(key!("count"), self.count.to_string());
-        results.set(key!("size"), human_size(self.size_bytes));
-        if self.not_shown > 0 {
-            results.set(key!("not-shown"), format!("{} older; limit=0 shows all", self.not_shown));
-        }
-        if !self.warnings.is_empty() {
-            results.set(key!("warning"), self.warnings.join("; "));
-        }
-        add_destinations(&self.destinations, &mut results);
-        results
+        results(self, usize::MAX)
+    }
+
+    fn juju_within_limit(&self) -> Results {
+        results(self, MAX_RESULT)
     }
 
     fn text(&self, style: Style) -> String {
@@ -79,10 +67,65 @@ impl Render for Outcome {
     }
 }
 
+/// Returns the result keys, with documents of at most `max` bytes.
+fn results(outcome: &Outcome, max: usize) -> Results {
+    let mut results = Results::default();
+    if !outcome.is_listed {
+        return results;
+    }
+    let (snapshots, left_out) =
+        fitting(&outcome.snapshots, max, |rows| snapshots_document(rows, outcome.juju_format));
+    results.set(key!("snapshots"), snapshots);
+    let mut left_out_runs = 0;
+    if let Some(runs) = &outcome.runs {
+        let text;
+        (text, left_out_runs) = fitting(runs, max, |runs| {
+            let json = || serde_json::to_value(runs).unwrap_or_default();
+            document(outcome.juju_format, json, || runs_table(runs))
+        });
+        results.set(key!("runs"), text);
+    }
+    results.set(key!("count"), outcome.count.to_string());
+    results.set(key!("size"), human_size(outcome.size_bytes));
+    if let Some(text) = not_shown(outcome.not_shown, left_out, left_out_runs) {
+        results.set(key!("not-shown"), text);
+    }
+    if !outcome.warnings.is_empty() {
+        results.set(key!("warning"), outcome.warnings.join("; "));
+    }
+    add_destinations(&outcome.destinations, &mut results);
+    results
+}
+
+/// Returns the document of the first items, as many as fit into `max` bytes, and the number of the others.
+fn fitting<T>(items: &[T], max: usize, document: impl Fn(&[T]) -> String) -> (String, usize) {
+    let mut shown = items.len();
+    loop {
+        let text = document(&items[..shown]);
+        if text.len() <= max || shown == 0 {
+            return (text, items.len() - shown);
+        }
+        shown = (shown * max / text.len()).min(shown - 1);
+    }
+}
+
+/// Describes what a list lacks: archives beyond the limit, and archives and runs for which a result has no room.
+fn not_shown(beyond_limit: usize, snapshots: usize, runs: usize) -> Option<String> {
+    let mut all = match (beyond_limit, snapshots) {
+        (0, 0) => Vec::new(),
+        (_, 0) => vec![format!("{beyond_limit} older; limit=0 shows all")],
+        _ => vec![format!("{} older, for which a result of Juju has no room", beyond_limit + snapshots)],
+    };
+    if runs > 0 {
+        all.push(format!("{runs} earlier runs, for which a result of Juju has no room"));
+    }
+    Some(all.join("; ")).filter(|text| !text.is_empty())
+}
+
 /// The list as Juju's users get it, in the format that they asked for.
-fn snapshots_document(outcome: &Outcome) -> String {
+fn snapshots_document(rows: &[Row], format: DocumentFormat) -> String {
     let json = || {
-        let mut rows = serde_json::to_value(&outcome.snapshots).unwrap_or_default();
+        let mut rows = serde_json::to_value(rows).unwrap_or_default();
         // These documents have kept the names of their first version.
         for row in rows.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
             for (new, old) in [("size_bytes", "size"), ("member", "member_name")] {
@@ -93,9 +136,9 @@ fn snapshots_document(outcome: &Outcome) -> String {
         }
         rows
     };
-    document(outcome.juju_format, json, || match outcome.snapshots.is_empty() {
+    document(format, json, || match rows.is_empty() {
         true => "none".to_owned(),
-        false => wide(&outcome.snapshots),
+        false => wide(rows),
     })
 }
 
@@ -247,5 +290,30 @@ fn clipped(text: &str) -> String {
     match line.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_that_is_too_long_has_fewer_items() {
+        let document = |items: &[String]| serde_json::to_string_pretty(items).unwrap();
+        for (length, expected) in [(10, 0..=0), (1000, 77..=80), (MAX_RESULT * 2, 200..=200)] {
+            let (text, left_out) = fitting(&vec!["x".repeat(length); 200], MAX_RESULT, document);
+            let read: Vec<String> = serde_json::from_str(&text).unwrap();
+            assert!(text.len() <= MAX_RESULT && read.len() + left_out == 200, "{length}");
+            assert!(expected.contains(&left_out), "{length}: {left_out} are left out");
+        }
+    }
+
+    #[test]
+    fn says_what_a_list_lacks() {
+        let room = "for which a result of Juju has no room";
+        assert_eq!(not_shown(0, 0, 0), None);
+        assert_eq!(not_shown(3, 0, 0).as_deref(), Some("3 older; limit=0 shows all"));
+        assert_eq!(not_shown(3, 4, 0), Some(format!("7 older, {room}")));
+        assert_eq!(not_shown(0, 0, 5), Some(format!("5 earlier runs, {room}")));
     }
 }

@@ -60,6 +60,12 @@ pub(super) trait Render: Serialize {
     /// Returns the documented result keys of the Juju action.
     fn juju(&self) -> Results;
 
+    /// Returns the result keys for Juju's agent, which takes no value of more than 128 KiB. A document that is longer has to be
+    /// shortened as a whole; other values are cut.
+    fn juju_within_limit(&self) -> Results {
+        self.juju()
+    }
+
     /// Returns text for people.
     fn text(&self, style: Style) -> String;
 
