@@ -259,7 +259,7 @@ impl HookRun<'_> {
             dir,
             user: facts.method.user()?,
             is_loaded: loaded_config(facts.method, &facts.certificate_dir) == LoadedConfig::Current,
-            is_member: facts.has_member_dir,
+            is_member: facts.has_started,
             peers: tls_relation::peers(&facts.cluster),
         };
         let outcome = tls_relation::reconcile(&relation, &names, to, now())?;
