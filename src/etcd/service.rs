@@ -149,26 +149,45 @@ impl Service {
         matches!(Owner::named(&user), Ok(Some(_))).then_some(user)
     }
 
-    /// Starts what was stopped together with etcd, after the live data was verified. For a static pod, moves the parked
-    /// manifests back: the API server's, and if etcd is to run also etcd's. For a systemd unit whose etcd is to run, starts
-    /// the units that depend on it, and does not wait for them. Has no effect on what runs already.
+    /// Moves the parked manifests of a static pod back: the API server's, and with `include_etcd` also etcd's. Call
+    /// this after the live data was verified. Has no effect without parked manifests.
     ///
     /// # Errors
-    /// A manifest cannot be moved, or systemd refuses to start a unit.
-    pub fn release_dependents(&self, before: &SupervisorState, etcd_is_to_run: bool) -> Result<()> {
+    /// A manifest cannot be moved.
+    pub fn release_manifests(&self, include_etcd: bool) -> Result<()> {
         match self {
             Self::StaticPod { manifest } => {
-                static_pod::release(manifest, etcd_is_to_run).context("starting the API server")
+                static_pod::release(manifest, include_etcd).context("starting the API server")
             }
-            // Starting them would start etcd.
-            Self::Systemd { .. } if !etcd_is_to_run || before.dependents.is_empty() => Ok(()),
-            Self::Systemd { .. } => {
-                let words = ["--no-ask-password", "--no-block", "start", "--"];
-                let started = Program::new("systemctl").args(words).args(&before.dependents);
-                let started = started.deadline(SUPERVISOR_MARGIN).run();
-                started.map(drop).with_context(|| format!("starting {}", before.dependents.join(", ")))
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts the units that systemd stopped together with etcd's, and nothing that they need or want. Does not wait for them.
+    /// Call this only if etcd is to run, because they start it.
+    ///
+    /// # Errors
+    /// systemd refuses to start a unit.
+    pub fn start_dependents(&self, before: &SupervisorState) -> Result<()> {
+        if before.dependents.is_empty() {
+            return Ok(());
+        }
+        let words = ["--no-ask-password", "--no-block", "--job-mode=ignore-requirements", "start", "--"];
+        let started = Program::new("systemctl").args(words).args(&before.dependents);
+        let started = started.deadline(SUPERVISOR_MARGIN).run();
+        started.map(drop).with_context(|| format!("starting {}", before.dependents.join(", ")))
+    }
+
+    /// Returns the command that starts what was stopped together with etcd, as typed, if there is anything.
+    pub fn dependents_command(&self, before: &SupervisorState) -> Option<String> {
+        match self {
+            Self::StaticPod { manifest } => {
+                let parking = static_pod::parked(manifest).parent().filter(|dir| dir.exists())?.to_owned();
+                let live = manifest.parent().unwrap_or(Path::new("/"));
+                Some(format!("mv {}/* {}/", quoted(parking.as_os_str()), quoted(live.as_os_str())))
             }
-            Self::Commands { .. } | Self::Unknown { .. } => Ok(()),
+            _ if before.dependents.is_empty() => None,
+            _ => Some(format!("systemctl start {}", typed(&before.dependents))),
         }
     }
 

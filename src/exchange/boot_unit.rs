@@ -17,23 +17,25 @@ use std::path::Path;
 
 /// The directory of an administrator's units.
 const UNITS: &str = "/etc/systemd/system";
-/// The directory in it with links to the units that a boot starts.
-const STARTED_AT_BOOT: &str = "multi-user.target.wants";
+/// The unit that a boot reaches with static pods. The unit of kubelet has no certain name.
+const BOOTED_TARGET: &str = "multi-user.target";
 /// This directory exists if the machine was booted by systemd (sd_booted(3)).
 const BOOTED: &str = "/run/systemd/system";
 
 /// Writes the unit for the exchange in `data`. Etcds that start and stop by commands, and machines without systemd, get none.
 pub(super) fn install(site: &Site, data: &DataDir) {
-    let after = match &*site.service {
-        Service::Systemd { systemd } => systemd,
-        Service::StaticPod { .. } => "kubelet.service",
+    let wanted_by = match &*site.service {
+        // An etcd that an operator has disabled is not started by a recovery at a boot.
+        Service::Systemd { systemd } if systemd.ends_with(".service") => systemd.clone(),
+        Service::Systemd { systemd } => format!("{systemd}.service"),
+        Service::StaticPod { .. } => BOOTED_TARGET.to_owned(),
         Service::Commands { .. } | Service::Unknown { .. } => return,
     };
     let Some(mut command) = program() else { return };
     if Path::new(BOOTED).is_dir() {
-        let named = site.site_file().unwrap_or(&site.data_dir);
-        command.extend(["--recover".to_owned(), format!("--site={}", named.display())]);
-        let _ = write(Path::new(UNITS), data.dir().path(), &text(&command, data.dir().path(), after));
+        command.extend(["--recover".to_owned(), format!("--site={}", site.lasting_choice().display())]);
+        let data_dir = data.dir().path();
+        let _ = write(Path::new(UNITS), data_dir, &wanted_by, &text(&command, data_dir, &wanted_by));
     }
 }
 
@@ -61,36 +63,48 @@ fn name(data_dir: &Path) -> String {
     format!("etcd-backup-recover-{id}.service")
 }
 
-/// Returns the text of the unit, which runs `command`, and starts after the unit `after`.
-fn text(command: &[String], data_dir: &Path, after: &str) -> String {
+/// Returns the text of the unit, which runs `command` after the unit `wanted_by` was started. etcd or kubelet may need minutes at a
+/// boot, so it is repeated.
+fn text(command: &[String], data_dir: &Path, wanted_by: &str) -> String {
     let journal = data_dir.join(staging_dir::STAGING).join(journal::NAME);
     let command: Vec<String> = command.iter().map(|word| unit_word(&word.replace('$', "$$"))).collect();
+    let after = if wanted_by == BOOTED_TARGET { "kubelet.service" } else { wanted_by };
     format!(
         "# Written by etcd-backup before a restore, and removed after it.\n\
-         [Unit]\nDescription=Complete or roll back an interrupted restore of etcd\nAfter={}\nConditionPathExists={}\n\n\
-         [Service]\nType=oneshot\nExecStart={}\nUMask=0077\n",
+         [Unit]\nDescription=Complete or roll back an interrupted restore of etcd\nAfter={}\nRequiresMountsFor={}\n\
+         ConditionPathExists={}\nStartLimitIntervalSec=1h\nStartLimitBurst=10\n\n\
+         [Service]\nType=oneshot\nExecStart={}\nRestart=on-failure\nRestartSec=60\nUMask=0077\n",
         escape_percent(after),
+        unit_word(&data_dir.display().to_string()),
         escape_percent(&journal.display().to_string()),
         command.join(" ")
     )
 }
 
-fn write(units: &Path, data_dir: &Path, text: &str) -> Result<()> {
+fn write(units: &Path, data_dir: &Path, wanted_by: &str, text: &str) -> Result<()> {
     let (units, name) = (Dir::open(units)?, name(data_dir));
     units.replace_for(&name, text.as_bytes(), Mode::from_raw_mode(0o644), None)?;
-    let started = units.ensure_child(STARTED_AT_BOOT, Mode::from_raw_mode(0o755), None)?;
-    started.remove_file(&name)?;
-    std::os::unix::fs::symlink(format!("../{name}"), started.handle(&name))?;
-    started.sync()
+    let wants = units.ensure_child(&wants_of(wanted_by), Mode::from_raw_mode(0o755), None)?;
+    wants.remove_file(&name)?;
+    std::os::unix::fs::symlink(format!("../{name}"), wants.handle(&name))?;
+    wants.sync()
+}
+
+/// Returns the directory with links to the units that are started together with this one.
+fn wants_of(unit: &str) -> String {
+    format!("{unit}.wants")
 }
 
 fn remove_from(units: &Path, data_dir: &Path) -> Result<()> {
     let (units, name) = (Dir::open(units)?, name(data_dir));
-    if units.inode(&name)?.is_some() {
-        units.child(STARTED_AT_BOOT)?.remove_file(&name)?;
-        units.remove_file(&name)?;
+    for wants in units
+        .names()?
+        .into_iter()
+        .filter(|name| name.ends_with(".service.wants") || *name == wants_of(BOOTED_TARGET))
+    {
+        units.child(&wants)?.remove_file(&name)?;
     }
-    Ok(())
+    units.remove_file(&name)
 }
 
 #[cfg(test)]
@@ -103,23 +117,27 @@ mod tests {
         let units = home.path().canonicalize().unwrap();
         let data_dir = Path::new("/srv/100%/etcd data");
         let command = ["/usr/bin/etcd-backup", "restore", "--recover", "--site=/srv/100%/etcd data"];
-        let text = text(&command.map(str::to_owned), data_dir, "kubelet.service");
+        let text = |wanted_by| text(&command.map(str::to_owned), data_dir, wanted_by);
         for line in [
             r#"ExecStart="/usr/bin/etcd-backup" "restore" "--recover" "--site=/srv/100%%/etcd data""#,
+            r#"RequiresMountsFor="/srv/100%%/etcd data""#,
             "ConditionPathExists=/srv/100%%/etcd data/.etcd-restore/journal.json",
-            "After=kubelet.service",
+            "After=etcd.service",
         ] {
-            assert!(text.lines().any(|found| found == line), "{text}");
+            assert!(text("etcd.service").lines().any(|found| found == line), "{}", text("etcd.service"));
         }
-        for _ in 0..2 {
-            write(&units, data_dir, &text).unwrap();
+        assert!(text(BOOTED_TARGET).contains("\nAfter=kubelet.service\n"));
+        for wanted_by in ["etcd.service", BOOTED_TARGET] {
+            for _ in 0..2 {
+                write(&units, data_dir, wanted_by, &text(wanted_by)).unwrap();
+            }
+            let link = units.join(wants_of(wanted_by)).join(name(data_dir));
+            assert_eq!(crate::system::durable::read_small_text(&link).unwrap(), text(wanted_by));
+            for _ in 0..2 {
+                remove_from(&units, data_dir).unwrap();
+            }
+            assert!(!link.is_symlink() && !units.join(name(data_dir)).exists());
         }
-        let link = units.join(STARTED_AT_BOOT).join(name(data_dir));
-        assert_eq!(crate::system::durable::read_small_text(&link).unwrap(), text);
-        for _ in 0..2 {
-            remove_from(&units, data_dir).unwrap();
-        }
-        assert!(!link.is_symlink() && !units.join(name(data_dir)).exists());
         assert_ne!(name(data_dir), name(Path::new("/srv/etcd")));
     }
 }

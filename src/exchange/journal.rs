@@ -59,7 +59,8 @@ pub struct OldData {
 impl OldData {
     /// Returns whether etcd is to run on it again after a rollback.
     pub fn is_to_run(&self) -> bool {
-        self.is_running || self.supervisor.wants_etcd
+        // On an empty directory, etcd would create a new cluster.
+        self.is_running || (self.supervisor.wants_etcd && self.inode.is_some())
     }
 }
 

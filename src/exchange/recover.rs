@@ -122,25 +122,25 @@ fn complete_or_roll_back(mut exchange: Exchange<'_>) -> Result<Recovered> {
     let verdict =
         start_and_prove(&exchange).context("it is unknown whether an interrupted restore succeeded")?;
     match verdict {
-        Verdict::Proved { .. } => {
+        Verdict::Proved { is_login_refused, .. } => {
             exchange.decide_whether_to_keep_old(None);
+            if is_login_refused && exchange.journal.old.inode.is_some() {
+                // The content of the new data could not be checked.
+                exchange.journal.keep_old_as = Some(exchange.journal.old.keep_as.clone());
+            }
             complete(exchange, Exchange::commit)
         }
         Verdict::Differs(reason) => roll_back(exchange, &reason, Exchange::roll_back),
-        Verdict::Idle(reason) => match exchange.is_live_data_as_restored() {
-            Ok(true) => roll_back(exchange, &reason, Exchange::roll_back),
-            Ok(false) => {
-                let reason = format!("{reason}; clients have written to the restored data, which stays live");
-                Err(exchange.end_by_hand(reason).into())
-            }
-            Err(error) => {
-                let reason = format!(
-                    "{reason}; the restored data stays live, because it is unknown whether clients have written to it: \
-                     {error:#}"
-                );
-                Err(exchange.end_by_hand(reason).into())
-            }
-        },
+        Verdict::Idle(reason) => {
+            let why_live = match exchange.is_live_data_as_restored() {
+                Ok(true) => return roll_back(exchange, &reason, Exchange::roll_back),
+                Ok(false) => "clients have written to the restored data, which stays live".to_owned(),
+                Err(error) => format!(
+                    "the restored data stays live, because it is unknown whether clients have written to it: {error:#}"
+                ),
+            };
+            Err(exchange.end_by_hand(format!("{reason}; {why_live}")).into())
+        }
     }
 }
 

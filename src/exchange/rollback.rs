@@ -50,7 +50,7 @@ impl Exchange<'_> {
         self.old_database_lock = None;
         if self.journal.old.is_running {
             self.serve_old_data()?;
-        } else if self.journal.old.supervisor.wants_etcd {
+        } else if self.journal.old.is_to_run() {
             // It failed at every start, and may fail again.
             let started = self.site.service.start_without_waiting(self.data().database_size());
             started.context("starting etcd on the old data, as before")?;

@@ -118,7 +118,9 @@ impl<'a> Exchange<'a> {
     /// Keeps or removes the old data of a committed exchange, or removes the new data of one that was rolled back.
     /// Removes the journal last.
     pub(super) fn clean_up(self) -> Result<()> {
-        self.release_dependents()?;
+        self.release_manifests()?;
+        // A unit that cannot be started, for example because it was removed, must not keep the exchange unfinished.
+        let _ = self.start_dependents();
         if let (Phase::Committed, Some(name)) = (self.journal.phase, &self.journal.keep_old_as)
             && self.other_inode()?.is_some()
         {
@@ -133,12 +135,22 @@ impl<'a> Exchange<'a> {
         Ok(())
     }
 
-    /// Lets the service start the processes that it stopped together with etcd, such as kube-apiserver. If etcd was
-    /// stopped before the restore and the old data is live again, etcd stays stopped.
-    pub(super) fn release_dependents(&self) -> Result<()> {
-        let old = &self.journal.old;
-        let etcd_is_to_run = old.is_to_run() || self.journal.phase != Phase::RolledBack;
-        self.site.service.release_dependents(&old.supervisor, etcd_is_to_run)
+    /// Moves the manifests back that were moved away together with etcd's, such as that of kube-apiserver. If etcd was stopped
+    /// before the restore and the old data is live again, etcd stays stopped.
+    pub(super) fn release_manifests(&self) -> Result<()> {
+        self.site.service.release_manifests(self.etcd_is_to_run())
+    }
+
+    /// Starts the units that systemd stopped together with etcd's.
+    pub(super) fn start_dependents(&self) -> Result<()> {
+        match self.etcd_is_to_run() {
+            true => self.site.service.start_dependents(&self.journal.old.supervisor),
+            false => Ok(()),
+        }
+    }
+
+    fn etcd_is_to_run(&self) -> bool {
+        self.journal.old.is_to_run() || self.journal.phase != Phase::RolledBack
     }
 
     /// Returns whether the new data is live.
@@ -166,13 +178,27 @@ impl<'a> Exchange<'a> {
     /// Returns the error for this `reason` that names the commands with which an operator ends the exchange.
     pub(super) fn end_by_hand(&self, reason: String) -> EndByHand {
         let Journal { old, new, .. } = &self.journal;
-        let is_new = self.other_inode().is_ok_and(|other| other == Some(*new));
-        let name = if is_new { &old.keep_new_as } else { &old.keep_as };
-        let other = self.staging.dir().path().join(self.staging.other_name()).join(MEMBER);
-        let kept = self.data().dir().path().join(name);
-        let staging = quoted(self.staging.dir().path().as_os_str());
-        let (other, kept) = (quoted(other.as_os_str()), quoted(kept.as_os_str()));
-        EndByHand { reason, command: format!("mv -T {other} {kept} && rm -r {staging}") }
+        let remove = format!("rm -r {}", quoted(self.staging.dir().path().as_os_str()));
+        let end = match self.other_inode() {
+            Ok(None) => format!("`{remove}`"),
+            found => {
+                let name = if found.is_ok_and(|found| found == Some(*new)) {
+                    &old.keep_new_as
+                } else {
+                    &old.keep_as
+                };
+                let other = self.staging.dir().path().join(self.staging.other_name()).join(MEMBER);
+                let kept = self.data().dir().path().join(name);
+                let (other, kept) = (quoted(other.as_os_str()), quoted(kept.as_os_str()));
+                format!("`mv -T {other} {kept} && {remove}`, which keeps both data")
+            }
+        };
+        let dependents = self.site.service.dependents_command(&old.supervisor);
+        let later = dependents.map(|command| format!("; when etcd serves again: `{command}`"));
+        EndByHand {
+            reason,
+            next: format!("to end that restore as it is: {end}{}", later.unwrap_or_default()),
+        }
     }
 
     /// Returns whether etcd has created its own data in an empty data directory before the new data was moved into
@@ -204,8 +230,8 @@ impl<'a> Exchange<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndByHand {
     reason: String,
-    /// The commands that end it: the live data stays live, and the other data is kept next to it.
-    pub command: String,
+    /// The commands that end it, as a clause: the live data stays live, and the other data is kept next to it.
+    pub next: String,
 }
 
 impl fmt::Display for EndByHand {

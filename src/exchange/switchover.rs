@@ -144,7 +144,10 @@ impl Exchange<'_> {
         let downtime = since.duration_since(stop_ordered);
         let describe = |error: anyhow::Error| format!("{error:#}");
         // Restart the processes that depend on etcd first: cleaning up may be slow, or fail on a full disk.
-        let release_error = self.release_dependents().err().map(describe);
+        let release_error =
+            self.release_manifests().and_then(|()| self.start_dependents()).err().map(describe);
+        // They were started once. An operator may stop them before a later clean-up.
+        self.journal.old.supervisor.dependents.clear();
         let old_revision = self.decide_whether_to_keep_old(old_revision);
         let (data, kept_as) = (self.data().dir(), self.journal.keep_old_as.clone());
         let cleanup_error = self.commit().err().map(describe);

@@ -81,9 +81,7 @@ pub fn recover(site: &Site, data: &DataDir, report: Sink<'_>) -> Result<Option<R
         let state = format!("an interrupted restore is still unfinished in {}", site.data_dir.display());
         let recover = format!("{}, then {}", next_step(site, &error), recover_command(site));
         let next = match error.downcast_ref::<EndByHand>() {
-            Some(by_hand) => {
-                format!("{recover}; or, to end that restore and keep both data: {}", by_hand.command)
-            }
+            Some(by_hand) => format!("{recover}; or, {}", by_hand.next),
             None => recover,
         };
         ActionError::from_error(error, state, next)

@@ -7,13 +7,13 @@ use crate::etcd::site::Site;
 use crate::etcd::versions::{Minor, versions_that_bump};
 use std::path::{Path, PathBuf};
 
-/// Returns the command that completes or rolls back an interrupted restore of `site`. It names the same etcd in another shell:
-/// there, a variable may not be set, and the process of the etcd may have ended.
+/// Returns the command that completes or rolls back an interrupted restore of `site`, also if it is typed in another shell.
 pub fn recover_command(site: &Site) -> Subcommand {
-    let named = match site.site_file() {
-        Some(file) => Some(file).filter(|file| *file != Path::new(SITE_FILE)),
-        None => site.choice.as_ref().map(|_| &**site.data_dir),
+    let is_default = match site.site_file() {
+        Some(file) => file == Path::new(SITE_FILE),
+        None => site.choice.is_none(),
     };
+    let named = (!is_default).then(|| site.lasting_choice());
     Subcommand::new("restore").flag("recover").option_if_some("site", named)
 }
 

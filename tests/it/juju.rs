@@ -314,7 +314,8 @@ fn in_juju_the_advice_after_an_interrupted_restore_can_be_typed() {
     fs::set_permissions(&staging, fs::Permissions::from_mode(0o700)).unwrap();
     fs::write(staging.join("journal.json"), "{}").unwrap();
     let ended = unit.run("restore", &[&world.to_target(), &archive, "plan=true"]);
-    assert!(ended.message.contains("Next: `juju run etcd/0 restore recover=true`."), "{}", ended.message);
+    let recover = format!("Next: `juju run etcd/0 restore recover=true site={}`.", world.site().display());
+    assert!(ended.message.contains(&recover), "{}", ended.message);
     ended.failed(&["interrupted"]);
     fs::remove_file(staging.join("journal.json")).unwrap();
     unit.run("restore", &["recover=true", "plan=true"]).failed(&["recover takes no other parameter"]);

@@ -71,9 +71,9 @@ fn the_printed_commands_end_a_restore_whose_data_cannot_be_read(version: Version
             fs::write(member.join("snap/db"), "destroyed").unwrap();
         }
         let out = world.restore(&["--recover"]);
-        let words = ["still unfinished", "to end that restore and keep both data: mv -T "];
+        let words = ["still unfinished", "to end that restore as it is: `mv -T "];
         out.assert_stderr_contains(&words);
-        let commands = out.stderr.split("keep both data: ").nth(1).unwrap().trim().trim_end_matches('.');
+        let commands = out.stderr.split("as it is: `").nth(1).unwrap().split('`').next().unwrap();
         assert!(Command::new("sh").args(["-c", commands]).status().unwrap().success(), "{commands}");
         let kept =
             names(&world.data_dir()).into_iter().filter(|name| name.starts_with("member.before-restore-"));

@@ -58,6 +58,7 @@ fn stops_by_signal(shown: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::stops_by_signal;
+
     #[test]
     fn a_unit_with_a_stop_command_does_not_stop_by_a_signal() {
         let stop = "ExecStop={ path=/bin/sleep ; argv[]=/bin/sleep 2 ; ignore_errors=no }";

@@ -55,7 +55,7 @@ impl Machine {
     /// Several are called so, or the installed etcds cannot be determined.
     pub fn called(self, choice: &str) -> Result<Option<Candidate>, Refusal> {
         let all = self.running.into_iter().chain(self.stopped?);
-        at_most_one(all.filter(|candidate| candidate.is_called(choice)).collect())
+        at_most_one(meant(all.filter(|candidate| candidate.is_called(choice)).collect()))
     }
 
     /// Describes every etcd that was found.
@@ -95,13 +95,17 @@ impl Machine {
             let reason = format!("an etcd runs (pid {pid}), but only root may read its options");
             return Err(Refusal::needs_root(reason));
         }
-        let mut stopped = self.stopped?;
-        // A disabled unit may be left over from a package, on a machine that runs another etcd.
-        if stopped.iter().any(|candidate| !candidate.is_disabled) {
-            stopped.retain(|candidate| !candidate.is_disabled);
-        }
-        at_most_one(stopped)
+        at_most_one(meant(self.stopped?))
     }
+}
+
+/// Drops disabled units, unless all are disabled. A disabled unit may be left over from a package, on a machine that runs another
+/// etcd.
+fn meant(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+    if candidates.iter().any(|candidate| !candidate.is_disabled) {
+        candidates.retain(|candidate| !candidate.is_disabled);
+    }
+    candidates
 }
 
 /// Joins each pod with the process that runs its etcd, which is then removed from `processes`. Returns the pods that

@@ -92,18 +92,21 @@ impl Site {
 
     /// Returns the etcd that an operator calls `choice`, or the site in the file of that name.
     fn called(choice: &str, password: Option<Sourced<Secret>>) -> Result<Self> {
+        let file = Some(Path::new(choice)).filter(|path| path.is_absolute() && path.is_file());
+        // An operator may need a site file because this machine cannot be looked at. A manifest is no site file.
+        if let Some(Ok(site)) = file.map(|file| site_file::read(file, password.clone())) {
+            return Ok(site);
+        }
         let machine = this_machine()?;
         let all = machine.describe();
         let found = match machine.called(choice)? {
             None => discovery::stopped_called(Path::new("/"), &OUR_SYSTEMD, choice)?,
             found => found,
         };
-        match found {
-            Some(candidate) => candidate.into_site(password),
-            None if Path::new(choice).is_absolute() && Path::new(choice).is_file() => {
-                site_file::read(Path::new(choice), password)
-            }
-            None => Err(Refusal::new(
+        match (found, file) {
+            (Some(candidate), _) => candidate.into_site(password),
+            (None, Some(file)) => site_file::read(file, password),
+            (None, None) => Err(Refusal::new(
                 format!("no etcd is called {choice}, and no site file has that name: {all}"),
                 "choose an etcd by its unit, its process or its data directory, or give the path of a site file",
             )

@@ -75,6 +75,11 @@ pub struct Login {
 }
 
 impl Site {
+    /// Returns the value of the option `site` that selects it later, in another environment: its process may have ended by then.
+    pub fn lasting_choice(&self) -> &std::path::Path {
+        self.site_file().unwrap_or(&self.data_dir)
+    }
+
     /// Returns the site file that describes it, if it was read from one.
     pub fn site_file(&self) -> Option<&std::path::Path> {
         match &self.data_dir.origin {
