@@ -90,8 +90,11 @@ impl HookEnd<'_> {
                 break;
             }
         }
-        let cluster = served.as_ref().map(|served| format!("{:x}", served.status.cluster_id));
-        problem = cluster.and_then(|id| status_of_other_cluster(&facts.cluster, &id)).or(problem);
+        let is_of_other = |served: &Served| {
+            let id = format!("{:x}", served.status.cluster_id);
+            status_of_other_cluster(&facts.cluster, &id, &served.heir_of)
+        };
+        problem = served.as_ref().and_then(is_of_other).or(problem);
         problem = problem.or_else(|| status_of_refusal(&facts.cluster));
         problem = problem.or(self.publish(facts, served.as_ref()));
         let problem = problem.or_else(|| self.waiting_status(facts));

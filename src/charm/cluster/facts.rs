@@ -68,9 +68,17 @@ pub fn status_of_refused_charm(facts: &ClusterFacts) -> Status {
     )
 }
 
-/// Returns the status of a unit whose etcd serves `cluster`, an id in hex, while other units serve another one.
-pub fn status_of_other_cluster(facts: &ClusterFacts, cluster: &str) -> Option<Status> {
+/// Returns the status of a unit whose etcd serves `cluster`, an id in hex, while other units serve another one. `heir_of` are the
+/// clusters that its data was before a restore: then it may be the only data that is left.
+pub fn status_of_other_cluster(
+    facts: &ClusterFacts,
+    cluster: &str,
+    heir_of: &BTreeSet<String>,
+) -> Option<Status> {
     let recorded = facts.application.cluster.as_ref().filter(|_| facts.is_other_cluster(cluster))?;
+    if heir_of.contains(recorded) {
+        return None;
+    }
     Some(Status::blocked(
         &format!("etcd of this unit serves cluster {cluster}, and the other units serve cluster {recorded}"),
         &format!("juju remove-unit {}; juju add-unit APPLICATION (the data of this unit stays)", facts.unit),
@@ -172,11 +180,19 @@ impl ClusterFacts {
         self.published_member(members).or_else(named).or_else(find_here)
     }
 
-    /// Whether the cluster with this id, in hex, is another one than that of the application, which other units serve. If no other
+    /// Whether the cluster with this id, in hex, is another one than that of the application, which another unit serves. If no other
     /// unit serves it, it may have been restored: then its id changes.
     pub fn is_other_cluster(&self, id: &str) -> bool {
         let recorded = self.application.cluster.as_deref();
-        recorded.is_some_and(|recorded| recorded != id) && self.other_serving_unit().is_some()
+        recorded.is_some_and(|recorded| recorded != id && self.is_served_elsewhere(recorded))
+    }
+
+    /// Whether another unit that stays has published that it serves the cluster with this id. One that is being removed may be lost:
+    /// what it has published remains for a while.
+    fn is_served_elsewhere(&self, id: &str) -> bool {
+        let stays = |unit: &String| self.units.get(unit).is_some_and(|unit| !unit.is_dying());
+        let mut others = self.others.iter().filter(|(unit, _)| stays(unit));
+        others.any(|(_, published)| published.cluster.as_deref() == Some(id))
     }
 
     /// Returns the member in `members` that this unit has published as its own.
@@ -313,16 +329,53 @@ mod tests {
             application,
             ..ClusterFacts::default()
         };
-        let status = status_of_other_cluster(&facts, "2b").unwrap();
+        let none = BTreeSet::new();
+        let status = status_of_other_cluster(&facts, "2b", &none).unwrap();
         for part in ["cluster 2b", "cluster 1a", "juju remove-unit etcd/1"] {
             assert!(status.is_blocked() && status.message.contains(part), "{status:?}");
         }
-        assert_eq!(status_of_other_cluster(&facts, "1a"), None);
+        assert_eq!(status_of_other_cluster(&facts, "1a", &none), None);
+        assert_eq!(
+            status_of_other_cluster(&facts, "2b", &["1a".to_owned()].into()),
+            None,
+            "restored from it"
+        );
         // The only member was restored, or there was no cluster yet.
         let only = ClusterFacts { others: BTreeMap::new(), ..facts.clone() };
-        assert_eq!(status_of_other_cluster(&only, "2b"), None);
+        assert_eq!(status_of_other_cluster(&only, "2b", &none), None);
         facts.application.cluster = None;
-        assert_eq!(status_of_other_cluster(&facts, "2b"), None);
+        assert_eq!(status_of_other_cluster(&facts, "2b", &none), None);
+    }
+
+    #[test]
+    fn a_recorded_cluster_that_no_unit_serves_any_more_may_be_replaced() {
+        let serving = |cluster: &str| UnitData {
+            cluster: Some(cluster.into()),
+            member: Some("1".into()),
+            ..UnitData::default()
+        };
+        let known = KnownUnit { peer: "https://10.0.0.1:2380".into(), member: Some("1".into()) };
+        let before = ClusterFacts {
+            unit: "etcd/0".into(),
+            units: ["etcd/0", "etcd/1"].map(|unit| (unit.to_owned(), GoalUnit::default())).into(),
+            others: [("etcd/1".to_owned(), serving("1a"))].into(),
+            application: ApplicationData {
+                cluster: Some("1a".into()),
+                known: [("etcd/1".to_owned(), known)].into(),
+                ..ApplicationData::default()
+            },
+            ..ClusterFacts::default()
+        };
+        assert!(before.is_other_cluster("2b"));
+        // The other unit is lost and being removed, and the data of this one was restored. Its data remains in the relation.
+        let mut lost = before.clone();
+        lost.units.insert("etcd/1".into(), GoalUnit { status: "dying".into() });
+        assert!(!lost.is_other_cluster("2b"));
+        lost.units.remove("etcd/1");
+        assert!(!lost.is_other_cluster("2b"));
+        // An operator has restored all members, or this unit joins one that was restored.
+        let restored = ClusterFacts { others: [("etcd/1".to_owned(), serving("2b"))].into(), ..before };
+        assert!(!restored.is_other_cluster("2b"));
     }
 
     #[test]
