@@ -24,6 +24,8 @@ pub struct Peer {
     pub needs: Authorities,
     /// The hashes of the authorities that its running etcd trusts. `None` if it has not published them, as an older charm.
     pub trusted: Option<BTreeSet<String>>,
+    /// Whether what it has published cannot be read, because the relation between the units is missing.
+    pub is_unreadable: bool,
 }
 
 /// The authorities of a unit, and of its peers.
@@ -108,7 +110,7 @@ fn wanted_trust(facts: &RotationFacts) -> Authorities {
 
 fn use_issued(facts: &RotationFacts) -> Result<(), Wait> {
     // The first certificates of a relation. A unit that joins loses no member by them, and others learn its authority then. A peer that
-    // has published nothing may wait for its first certificates too.
+    // has published nothing may wait for its first certificates too. Of an unreadable one, that is not known.
     if facts.used.is_empty() {
         let others = if facts.is_member { peers_without_trust(facts, true) } else { Vec::new() };
         return if others.is_empty() { Ok(()) } else { Err(Wait::Peers(others)) };
@@ -130,7 +132,10 @@ fn use_issued(facts: &RotationFacts) -> Result<(), Wait> {
 /// Returns the members that do not trust the issued certificates. `if_silent` is whether one that has published nothing does.
 fn peers_without_trust(facts: &RotationFacts, if_silent: bool) -> Vec<String> {
     let needed = facts.issued.hashes();
-    let trusts = |peer: &Peer| peer.trusted.as_ref().map_or(if_silent, |trusted| needed.is_subset(trusted));
+    let trusts = |peer: &Peer| match &peer.trusted {
+        Some(trusted) => needed.is_subset(trusted),
+        None => if_silent && !peer.is_unreadable,
+    };
     let others = facts.peers.iter().filter(|peer| peer.is_member && !trusts(peer));
     others.map(|peer| peer.unit.clone()).collect()
 }

@@ -111,7 +111,12 @@ fn differs(ours: &Databag, request: &BTreeMap<String, String>) -> bool {
 /// of them may be a member, and what it trusts is unknown.
 pub fn peers(cluster: &ClusterFacts) -> Vec<Peer> {
     if cluster.relation.is_none() {
-        let unknown = |unit: &str| Peer { unit: unit.to_owned(), is_member: true, ..Peer::default() };
+        let unknown = |unit: &str| Peer {
+            unit: unit.to_owned(),
+            is_member: true,
+            is_unreadable: true,
+            ..Peer::default()
+        };
         return cluster.other_units().map(unknown).collect();
     }
     let peer = |unit: &str| {
@@ -122,6 +127,7 @@ pub fn peers(cluster: &ClusterFacts) -> Vec<Peer> {
             is_member: known || published.member.is_some(),
             needs: Authorities::parse(published.ca.as_deref().unwrap_or_default()),
             trusted: Some(published.trusts).filter(|trusts| !trusts.is_empty()),
+            is_unreadable: false,
         }
     };
     cluster.other_units().map(peer).collect()

@@ -30,7 +30,7 @@ fn steady() -> RotationFacts {
 
 fn peer(needs: &str, trusted: Option<&str>) -> Peer {
     let trusted = trusted.map(|names| cas(names).hashes());
-    Peer { unit: "etcd/1".into(), is_member: true, needs: cas(needs), trusted }
+    Peer { unit: "etcd/1".into(), is_member: true, needs: cas(needs), trusted, is_unreadable: false }
 }
 
 /// A unit that has no member yet.
@@ -49,11 +49,13 @@ fn others() -> Result<(), Wait> {
 #[test]
 fn a_member_takes_its_first_certificates_if_no_peer_is_known_to_reject_them() {
     let first = RotationFacts { used: cas(""), trusted: cas(""), ..steady() };
+    let unreadable = Peer { is_unreadable: true, ..peer("", None) };
     for (case, facts, trusted, use_issued) in [
         ("nothing in place", first.clone(), "a", Ok(())),
         ("nothing in place, a peer does not trust it", with(&first, peer("b", Some("b"))), "ab", others()),
         ("nothing in place, a peer trusts it", with(&first, peer("b", Some("ab"))), "ab", Ok(())),
         ("nothing in place, a peer has an older charm", with(&first, peer("", None)), "a", Ok(())),
+        ("nothing in place, what a peer trusts cannot be read", with(&first, unreadable), "a", others()),
         ("nothing in place, as for another unit that joins", with(&first, joiner("")), "a", Ok(())),
         (
             "a unit that joins, a peer does not trust its certificate",
@@ -212,6 +214,7 @@ fn rotate(count: usize, seed: u64) {
             is_member: true,
             needs: unit.needs.clone(),
             trusted: Some(unit.trusted.clone()),
+            is_unreadable: false,
         });
         let (peers, restarts) = (peers.collect(), random(3) > 0);
         units[one].hook(now, issued[one], &provided, peers, restarts);

@@ -200,4 +200,7 @@ fn without_the_relation_between_units_every_other_one_counts_as_a_member() {
     let plan = plan(&rotation);
     assert_eq!(plan.use_issued, Err(Wait::Peers(vec!["etcd/1".into()])));
     assert_eq!(plan.trusted, trusted, "the authority that only the other unit uses");
+    // The first certificates of the relation, after an operator has removed those of this unit.
+    let first = RotationFacts { used: Authorities::default(), trusted: Authorities::default(), ..rotation };
+    assert_eq!(super::plan(&first).use_issued, Err(Wait::Peers(vec!["etcd/1".into()])));
 }
