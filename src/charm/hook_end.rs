@@ -1,7 +1,7 @@
 //! The last part of a hook: the member of this unit in its cluster, and the data for the other units and for clients.
 
 use super::authority_files;
-use super::authority_rotation::{needs, trusted_by_running};
+use super::authority_rotation::{RotationFacts, needs, trusted_by_running};
 use super::certificates::Certificates;
 use super::cluster::apply::{apply, publish as write};
 use super::cluster::client_access::{LeaderView, client_access};
@@ -27,6 +27,7 @@ use crate::exchange::Lineage;
 use crate::juju::{Juju, Scope, Status};
 use crate::system::stderr;
 use anyhow::Result;
+use std::collections::BTreeSet;
 
 /// A change makes others possible: a learner that was promoted can promote the next one.
 const MAX_ROUNDS: usize = 3;
@@ -222,16 +223,28 @@ fn status_of_refusal(facts: &ClusterFacts) -> Option<Status> {
 fn with_authorities(facts: &Facts, data: UnitData) -> UnitData {
     let dir = &facts.certificate_dir;
     let is_loaded = loaded_config(facts.method, dir) == LoadedConfig::Current;
-    match authority_files::gather(dir, is_loaded, now()) {
-        Ok(found) => UnitData {
-            ca: Some(needs(&found).text()).filter(|text| !text.is_empty()),
-            trusts: trusted_by_running(&found, &facts.cluster.own.trusts),
-            ..data
-        },
-        Err(error) => {
-            stderr::print(&format!("reading the certificate authorities: {error:#}"));
-            UnitData { ca: facts.cluster.own.ca.clone(), trusts: facts.cluster.own.trusts.clone(), ..data }
+    let found = authority_files::gather(dir, is_loaded, now());
+    let found =
+        found.map_err(|error| stderr::print(&format!("reading the certificate authorities: {error:#}")));
+    let (ca, trusts) = authorities_to_publish(found.ok().as_ref(), &facts.cluster.own, facts.is_running);
+    UnitData { ca, trusts, ..data }
+}
+
+/// Returns what to publish about authorities: the text of those that others have to trust, and the hashes of those that the running etcd
+/// trusts. `found` is `None` if the files cannot be read.
+///
+/// An etcd that runs while it has no certificates in place has read the removed ones: what is published about them is still true.
+fn authorities_to_publish(
+    found: Option<&RotationFacts>,
+    published: &UnitData,
+    is_running: bool,
+) -> (Option<String>, BTreeSet<String>) {
+    match found.filter(|found| !is_running || !found.used.is_empty()) {
+        Some(found) => {
+            let ca = Some(needs(found).text()).filter(|text| !text.is_empty());
+            (ca, trusted_by_running(found, &published.trusts))
         }
+        None => (published.ca.clone(), published.trusts.clone()),
     }
 }
 
@@ -262,5 +275,27 @@ fn log(juju: &Juju, change: &Change) {
     };
     if let Err(error) = juju.log_info(&message) {
         stderr::print(&format!("{message} (could not be logged by juju-log: {error:#})"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::authorities::Authorities;
+    use super::*;
+
+    #[test]
+    fn an_etcd_that_runs_without_its_files_still_trusts_what_it_has_read() {
+        let published =
+            UnitData { ca: Some("M".into()), trusts: ["ab".to_owned()].into(), ..UnitData::default() };
+        let kept = (published.ca.clone(), published.trusts.clone());
+        let removed = RotationFacts { is_loaded: true, ..RotationFacts::default() };
+        let publish = |found, is_running| authorities_to_publish(found, &published, is_running);
+        assert_eq!(publish(Some(&removed), true), kept);
+        assert_eq!(publish(None, false), kept, "the files cannot be read");
+        assert_eq!(publish(Some(&removed), false), (None, BTreeSet::new()));
+        let block = "-----BEGIN CERTIFICATE-----\nb\n-----END CERTIFICATE-----\n";
+        let ca = Authorities::of_file(block);
+        let placed = RotationFacts { used: ca.clone(), trusted: ca.clone(), ..removed.clone() };
+        assert_eq!(publish(Some(&placed), true), (Some(ca.text()), ca.hashes()));
     }
 }
