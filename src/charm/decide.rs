@@ -305,7 +305,11 @@ fn member_obstacle(facts: &Facts) -> Option<Status> {
     match &cluster.urls {
         // The provider is about to issue a certificate for a new address.
         None if cluster.has_certificate_provider => {
-            Some(Status::new("waiting", format!("waiting for a certificate: {problem}")))
+            // It is placed when etcd has read a new authority. The charm restarts etcd only with a certificate for its address.
+            let needs_restart = facts.is_running && facts.runs_old_config;
+            let restart = needs_restart.then(|| facts.method.service().restart_command());
+            let next = restart.map(|next| format!("; next, if its CA is new: {next}")).unwrap_or_default();
+            Some(Status::new("waiting", format!("waiting for a certificate: {problem}{next}")))
         }
         None => Some(Status::blocked(
             &format!("{} could not reach this unit: {problem}; etcd keeps running as it was", other?),

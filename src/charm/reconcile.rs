@@ -480,9 +480,11 @@ fn forget_previous_programs(facts: &Facts, plan: &Plan) {
     }
 }
 
-/// Returns what a unit without certificates for peers waits for: `problem` is the one with its certificates.
+/// Returns what a unit without certificates for peers waits for: `problem` is the one with its certificates. One that is active says
+/// that etcd serves, and not why the unit waits.
 fn cause_of_wait(status: Status, facts: &ClusterFacts, problem: Option<Status>) -> Status {
-    problem.filter(|_| status.kind == "waiting" && facts.urls.is_none()).unwrap_or(status)
+    let waits = status.kind == "waiting" && facts.urls.is_none();
+    problem.filter(|problem| waits && !problem.is_active()).unwrap_or(status)
 }
 
 /// Returns `problem` instead of `status`, if etcd itself is healthy.
@@ -518,4 +520,26 @@ fn proxies(environment: &Environment) -> Vec<(&'static str, String)> {
         .into_iter()
         .filter_map(|[name, _, charms]| Some((name, environment.variable(charms)?.to_str()?.to_owned())))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cluster::facts::Urls;
+    use super::*;
+
+    #[test]
+    fn a_problem_with_certificates_explains_a_wait_and_does_not_hide_it() {
+        let waiting = || Status::new("waiting", "waiting for a certificate");
+        let facts = ClusterFacts::default();
+        let cause =
+            |status, facts: &ClusterFacts, problem| cause_of_wait(status, facts, Some(problem)).message;
+        let named = || Status::new("waiting", "waiting for a certificate from vault that names 10.0.0.9");
+        assert!(cause(waiting(), &facts, named()).ends_with("10.0.0.9"));
+        let rotation = || Status::active("serving; vault has a new CA: etcd restarts to trust it");
+        assert_eq!(cause(waiting(), &facts, rotation()), waiting().message);
+        let urls = Urls { peer: String::new(), client: String::new() };
+        let reachable = ClusterFacts { urls: Some(urls), ..facts.clone() };
+        assert_eq!(cause(waiting(), &reachable, named()), waiting().message);
+        assert_eq!(cause(Status::new("blocked", "no disk"), &facts, named()), "no disk");
+    }
 }

@@ -649,6 +649,10 @@ fn a_member_on_the_network_keeps_running_until_it_has_a_certificate_for_its_new_
     assert_status(&without, "blocked", &["etcd/0 could not reach this unit", "does not name IP:10.0.0.9"]);
     without.cluster.has_certificate_provider = true;
     assert_status(&without, "waiting", &["waiting for a certificate"]);
+    without.is_running = true;
+    assert!(!decide(&without).status.unwrap().message.contains("restart"));
+    without.runs_old_config = true;
+    assert_status(&without, "waiting", &["next, if its CA is new: systemctl restart etcd.service"]);
     assert!(decide(&member).waits_for_turn());
     assert!(member.listens_at_its_url());
     let moved = Facts { current_config: Some(listens(7)), ..member };
