@@ -23,7 +23,7 @@ use crate::system::durable::Dir;
 use crate::system::owner::Owner;
 use crate::system::stderr;
 use crate::system::systemd;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::path::Path;
 
@@ -156,23 +156,29 @@ impl Executor<'_> {
         if now.members.is_none() && cluster.other_serving_unit().is_none() {
             return Ok(());
         }
-        self.check_voters(now, &asked).map_err(|error| {
-            let reason = format!("etcd is not restarted while another unit does not serve: {error:#}");
-            Refusal::new(reason, "juju status; the next hook retries within 5 minutes").into()
-        })
+        self.check_voters(now, &asked)
     }
 
     /// Checks that the other voters in the present list of members serve. A leader first removes the members of units that are gone: after
     /// this step has failed, the hook does not reach its end, where it would do that.
     fn check_voters(&self, mut now: ClusterFacts, asked: &[Client]) -> Result<()> {
+        let Facts { method, certificate_dir, .. } = self.facts;
         for (id, _) in membership::removals(&now) {
-            apply::remove(&gather::of_cluster(&now, asked.to_vec()), id)?;
+            apply::remove(&gather::of_cluster(&now, asked.to_vec()), id)
+                .map_err(|error| turn::refusal_to_restart(&now, None, &format!("{error:#}")))?;
             now.members.iter_mut().for_each(|members| members.retain(|member| member.id != id));
         }
-        let members = now.members.as_deref().context("no member lists the others")?;
-        let voters = turn::voters_to_check(&now, members)
-            .map_err(|learner| anyhow!("{} is not a voter yet", learner.name))?;
-        gather::check_serving(&now, &voters, &self.facts.method.etcdctl(), &self.facts.certificate_dir)
+        let Some(members) = now.members.as_deref() else {
+            return Err(turn::refusal_to_restart(&now, None, "no member lists the others").into());
+        };
+        let voters = turn::voters_to_check(&now, members).map_err(|learner| {
+            turn::refusal_to_restart(&now, Some(learner), &format!("{} is not a voter yet", learner.name))
+        })?;
+        for voter in voters {
+            gather::check_serving(&now, &[voter], &method.etcdctl(), certificate_dir)
+                .map_err(|error| turn::refusal_to_restart(&now, Some(voter), &format!("{error:#}")))?;
+        }
+        Ok(())
     }
 
     /// Starts etcd again. Without other members it cannot serve, so their units must not be kept waiting.

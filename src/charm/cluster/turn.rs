@@ -6,6 +6,8 @@
 
 use super::databag::UnitData;
 use super::facts::ClusterFacts;
+use super::membership::{describe_stranger, strangers};
+use crate::error::Refusal;
 use crate::etcd::member::Member;
 use crate::juju::{GoalUnit, Status};
 
@@ -50,6 +52,21 @@ pub fn voters_to_check<'m>(
         Some(learner) if !voters.is_empty() => Err(learner),
         _ => Ok(voters),
     }
+}
+
+/// Returns the refusal to restart this unit's etcd because of `problem`, which `member` has, if it is known. The member of an operator
+/// is not waited for in silence: no unit repairs it.
+pub fn refusal_to_restart(facts: &ClusterFacts, member: Option<&Member>, problem: &str) -> Refusal {
+    let all = strangers(facts);
+    let Some(stranger) = member.and_then(|member| all.into_iter().find(|one| one.id == member.id)) else {
+        let reason = format!("etcd is not restarted while another unit does not serve: {problem}");
+        return Refusal::new(reason, "juju status; the next hook retries within 5 minutes");
+    };
+    let cure = if stranger.is_learner { "promote it" } else { "make its client URL reachable" };
+    Refusal::new(
+        format!("etcd is not restarted: {} belongs to no unit: {problem}", describe_stranger(stranger)),
+        format!("{cure}, or if it is not needed: {} member remove {:x}", facts.etcdctl, stranger.id),
+    )
 }
 
 /// Returns the unit that may restart from now on. `own` is the data that this unit, the leader, publishes now. `others_serve` is
@@ -199,6 +216,32 @@ mod tests {
         // Without another voter, the cluster stops in any case. The learner may be this unit itself.
         assert_eq!(ids(&[member(1, false), member(3, true)]), Ok(Vec::new()));
         assert_eq!(ids(&[member(1, true), member(2, false)]), Ok(vec![2]));
+    }
+
+    #[test]
+    fn a_member_of_an_operator_is_named_before_a_restart() {
+        let member = |number: u8, is_learner: bool| Member {
+            id: number.into(),
+            name: format!("etcd{number}"),
+            peer_urls: vec![format!("https://10.0.0.{number}:2380")],
+            client_urls: Vec::new(),
+            is_learner,
+        };
+        let all = [member(1, false), member(2, false), member(26, false), member(27, true)];
+        let members = Some(all.to_vec());
+        let units = facts(&[(1, "active", true), (2, "active", false)], Some("etcd/1"));
+        let facts = ClusterFacts { members, etcdctl: "etcdctl --endpoints=U".into(), ..units };
+        let refusal = |member: Option<&Member>| refusal_to_restart(&facts, member, "timed out");
+        for unit in [None, Some(&all[1])] {
+            let found = refusal(unit);
+            assert!(found.reason.contains("while another unit does not serve: timed out"), "{found:?}");
+            assert!(found.next.starts_with("juju status"), "{found:?}");
+        }
+        let voter = refusal(Some(&all[2]));
+        assert!(voter.reason.ends_with("etcd26 belongs to no unit: timed out"), "{voter:?}");
+        let command = "if it is not needed: etcdctl --endpoints=U member remove 1a";
+        assert_eq!(voter.next, format!("make its client URL reachable, or {command}"));
+        assert!(refusal(Some(&all[3])).next.starts_with("promote it, or"));
     }
 
     #[test]
