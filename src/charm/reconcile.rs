@@ -228,7 +228,11 @@ impl HookRun<'_> {
     /// started the new etcd at boot. Its data may not be readable for the earlier one any more.
     fn keep_upgrade(&self, facts: &Facts) -> Result<bool> {
         let config = facts.current_config.as_deref().filter(|_| facts.runs_own_etcd());
-        if facts.method != InstallMethod::Release || facts.failed_upgrade.is_none() {
+        // Most failures are recorded after their roll-back, until another release is attached: etcd is not asked then.
+        if facts.method != InstallMethod::Release
+            || facts.failed_upgrade.is_none()
+            || !install::upgrade::is_failed_in_place()?
+        {
             return Ok(false);
         }
         let own = own_client(facts.method, config, &facts.certificate_dir);

@@ -144,6 +144,18 @@ fn complete_roll_back_in(bin: &Dir) -> Result<()> {
     if is_rolling_back(bin)? { restore_previous(bin) } else { Ok(()) }
 }
 
+/// Whether the new etcd that did not start is still in place, after a roll-back that was interrupted.
+///
+/// # Errors
+/// If a file cannot be read.
+pub fn is_failed_in_place() -> Result<bool> {
+    is_failed_in_place_in(&Dir::open(Path::new(BIN))?)
+}
+
+fn is_failed_in_place_in(bin: &Dir) -> Result<bool> {
+    Ok(is_rolling_back(bin)? && !same_file(bin, "etcd", &previous("etcd"))?)
+}
+
 /// Forgets that the new etcd did not start, if it is still in place after an interrupted roll-back: it has started later. Returns
 /// whether it is in place.
 ///
@@ -154,7 +166,7 @@ pub fn keep_upgrade() -> Result<bool> {
 }
 
 fn keep_upgrade_in(bin: &Dir) -> Result<bool> {
-    let is_new = is_rolling_back(bin)? && !same_file(bin, "etcd", &previous("etcd"))?;
+    let is_new = is_failed_in_place_in(bin)?;
     if is_new {
         bin.remove_file(FAILED)?;
     }
@@ -356,9 +368,11 @@ mod tests {
         let (_home, bin) = interrupted();
         complete_roll_back_in(&bin).unwrap();
         assert!(server(&bin).contains("3.5.35") && !is_rolling_back(&bin).unwrap());
-        assert!(bin.inode(FAILED).unwrap().is_some() && !keep_upgrade_in(&bin).unwrap());
+        assert!(bin.inode(FAILED).unwrap().is_some() && !is_failed_in_place_in(&bin).unwrap());
+        assert!(!keep_upgrade_in(&bin).unwrap());
         // systemd has started the new etcd at boot.
         let (_home, bin) = interrupted();
+        assert!(is_failed_in_place_in(&bin).unwrap());
         assert!(keep_upgrade_in(&bin).unwrap() && bin.inode(FAILED).unwrap().is_none());
         assert!(server(&bin).contains("3.6.16"));
         // The server was put back already.
