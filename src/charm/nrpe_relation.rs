@@ -45,7 +45,7 @@ pub fn reconcile(juju: &Juju, unit: &str, charm_dir: Option<&Path>, broken: Opti
         None => remove(commands, rules)?,
     };
     // An earlier hook may have been killed after it wrote the command, or its restart may have failed.
-    if has_changed || lacks_command(commands, started_at(SERVICE), now()) {
+    if has_changed || lacks_command(commands, || started_at(SERVICE), now()) {
         systemctl(&["try-restart", SERVICE])?;
     }
     for relation in &relations {
@@ -58,10 +58,10 @@ pub fn reconcile(juju: &Juju, unit: &str, charm_dir: Option<&Path>, broken: Opti
 }
 
 /// Whether an NRPE that was started at `started`, in seconds since 1970, has not read the command. An NRPE that does not run reads it
-/// when it starts.
-fn lacks_command(commands: &Path, started: Option<i64>, now: Timestamp) -> bool {
+/// when it starts. Without a command, systemd is not asked for the time.
+fn lacks_command(commands: &Path, started: impl FnOnce() -> Option<i64>, now: Timestamp) -> bool {
     let written = commands.join(COMMAND_FILE).metadata().ok().map(|file| file.mtime());
-    started.zip(written).is_some_and(|(started, written)| is_older(started, written, now))
+    written.is_some_and(|written| started().is_some_and(|started| is_older(started, written, now)))
 }
 
 /// Returns the pairs to set in our data.
@@ -109,12 +109,12 @@ mod tests {
     fn restarts_an_nrpe_that_has_not_read_the_command() {
         let home = tempfile::tempdir().unwrap();
         let now: Timestamp = "2100-01-01T00:00:00Z".parse().unwrap();
-        assert!(!lacks_command(home.path(), Some(0), now), "there is no command");
+        assert!(!lacks_command(home.path(), || panic!("systemd was asked without a command"), now));
         Dir::open(home.path()).unwrap().replace(COMMAND_FILE, b"command").unwrap();
         let written = home.path().join(COMMAND_FILE).metadata().unwrap().mtime();
-        assert!(lacks_command(home.path(), Some(written - 1), now));
-        assert!(!lacks_command(home.path(), Some(written), now));
-        assert!(!lacks_command(home.path(), None, now), "NRPE does not run");
+        assert!(lacks_command(home.path(), || Some(written - 1), now));
+        assert!(!lacks_command(home.path(), || Some(written), now));
+        assert!(!lacks_command(home.path(), || None, now), "NRPE does not run");
     }
 
     #[test]
