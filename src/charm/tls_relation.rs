@@ -198,10 +198,12 @@ fn describe_wait(app: &str, wait: &Wait) -> String {
 }
 
 /// Describes the units that do not trust the first certificates of this one, after "waiting for". They trust the authorities of a
-/// provider by themselves, but not if an operator has placed their certificates.
+/// provider by themselves, after a restart in turn, but not if an operator has placed their certificates.
 fn describe_distrust(app: &str, units: &[String]) -> String {
     let units = units.join(", ");
-    format!("{units} to trust the CA of {app}: add it to the ca.crt that you placed there, and restart etcd")
+    format!(
+        "{units} to trust the CA of {app}, after a restart in turn; if you placed the ca.crt there: add the CA, and restart etcd"
+    )
 }
 
 /// The place of the certificates, and who uses them.

@@ -41,8 +41,8 @@ fn places_new_certificates_as_soon_as_all_units_trust_their_authority() {
         (
             None,
             Err(Wait::Peers(vec!["etcd/1".into(), "etcd/2".into()])),
-            "waiting waiting for etcd/1, etcd/2 to trust the CA of vault: add it to the ca.crt that you placed there, and \
-             restart etcd"
+            "waiting waiting for etcd/1, etcd/2 to trust the CA of vault, after a restart in turn; if you placed the ca.crt \
+             there: add the CA, and restart etcd"
                 .to_owned(),
         ),
         (Some(&in_place(true)), Ok(()), "keep".to_owned()),
