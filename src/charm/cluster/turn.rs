@@ -6,7 +6,7 @@
 
 use super::databag::UnitData;
 use super::facts::ClusterFacts;
-use super::membership::{describe_stranger, strangers};
+use super::membership::{describe_stranger, describe_strangers, strangers};
 use crate::error::Refusal;
 use crate::etcd::member::Member;
 use crate::juju::{GoalUnit, Status};
@@ -99,7 +99,10 @@ pub fn waiting_status(facts: &ClusterFacts, upgrade: Option<&str>) -> Status {
     let holder = facts.application.turn.as_ref().filter(|holder| **holder != facts.unit);
     let message = match holder {
         Some(holder) => format!("{action} after {holder}"),
-        None => format!("{action} when all members serve"),
+        None => {
+            let strangers = describe_strangers(facts).map(|text| format!("; {text}")).unwrap_or_default();
+            format!("{action} when all members serve{strangers}")
+        }
     };
     Status::new("waiting", message)
 }
@@ -242,6 +245,10 @@ mod tests {
         let command = "if it is not needed: etcdctl --endpoints=U member remove 1a";
         assert_eq!(voter.next, format!("make its client URL reachable, or {command}"));
         assert!(refusal(Some(&all[3])).next.starts_with("promote it, or"));
+        // Without the turn, the unit does not ask them itself.
+        let waiting =
+            waiting_status(&ClusterFacts { application: ApplicationData::default(), ..facts }, None);
+        assert!(waiting.message.ends_with("never removed: etcd26, etcd27"), "{waiting:?}");
     }
 
     #[test]
