@@ -252,16 +252,18 @@ fn describe_included(report: &Report, source: &Source, identity_file: Option<&Pa
 
 /// Fails if processes that depend on etcd are still stopped, even though etcd serves the restored data.
 fn all_are_back(report: &Report, site: &Site) -> Result<(), ActionError> {
-    let kept_away = report.outcome.as_ref().and_then(|outcome| outcome.exchanged.release_error.clone());
-    kept_away.map_or(Ok(()), |why| {
-        Err(ActionError::Failed(Failure {
-            cause: anyhow::anyhow!(why),
-            state: "etcd is serving the restored, verified data, but processes that were stopped with it are not \
-                    running"
-                .to_owned(),
-            next: recover_command(site).to_string(),
-        }))
-    })
+    let Some(outcome) = &report.outcome else { return Ok(()) };
+    let (cause, next) = match (&outcome.exchanged.release_error, &outcome.exchanged.dependents_error) {
+        (Some(cause), _) => (cause, recover_command(site).to_string()),
+        (None, Some((cause, command))) => (cause, format!("`{command}`")),
+        (None, None) => return Ok(()),
+    };
+    Err(ActionError::Failed(Failure {
+        cause: anyhow::anyhow!("{cause}"),
+        state: "etcd is serving the restored, verified data, but processes that were stopped with it are not running"
+            .to_owned(),
+        next,
+    }))
 }
 
 fn request(call: &Call<'_>, options: &Options) -> Result<restore::Request, ActionError> {

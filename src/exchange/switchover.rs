@@ -28,8 +28,12 @@ pub struct Exchanged {
     pub alarms: Vec<String>,
     /// Whether etcd refuses our login now, because its users and passwords are those of the snapshot.
     pub login_refused: bool,
-    /// The error if processes that were stopped together with etcd could not be started. etcd serves the new data.
+    /// The error if pods that were stopped together with etcd could not be started. etcd serves the new data, and the exchange is
+    /// unfinished.
     pub release_error: Option<String>,
+    /// The error if units that were stopped together with etcd could not be started, and the command that starts them. etcd
+    /// serves the new data.
+    pub dependents_error: Option<(String, String)>,
     /// The error if old data or working files could not be cleaned up. etcd serves the new data.
     pub cleanup_error: Option<String>,
 }
@@ -144,15 +148,25 @@ impl Exchange<'_> {
         let downtime = since.duration_since(stop_ordered);
         let describe = |error: anyhow::Error| format!("{error:#}");
         // Restart the processes that depend on etcd first: cleaning up may be slow, or fail on a full disk.
-        let release_error =
-            self.release_manifests().and_then(|()| self.start_dependents()).err().map(describe);
+        let release_error = self.release_manifests().err().map(describe);
+        let dependents_error = self.start_dependents().err().map(describe);
         // They were started once. An operator may stop them before a later clean-up.
-        self.journal.old.supervisor.dependents.clear();
+        let dependents = std::mem::take(&mut self.journal.old.supervisor);
+        let dependents_error = dependents_error.zip(self.site.service.dependents_command(&dependents));
         let old_revision = self.decide_whether_to_keep_old(old_revision);
         let (data, kept_as) = (self.data().dir(), self.journal.keep_old_as.clone());
         let cleanup_error = self.commit().err().map(describe);
         // Report the old data as kept only if it exists. Otherwise, the cleanup error names its place.
         let kept_as = kept_as.filter(|name| matches!(data.inode(name), Ok(Some(_))));
-        Exchanged { downtime, old_revision, kept_as, alarms, login_refused, release_error, cleanup_error }
+        Exchanged {
+            downtime,
+            old_revision,
+            kept_as,
+            alarms,
+            login_refused,
+            release_error,
+            dependents_error,
+            cleanup_error,
+        }
     }
 }

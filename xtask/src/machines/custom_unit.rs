@@ -240,6 +240,13 @@ pub fn required(test_bed: &TestBed) -> Result<String> {
     scenario::action(&machine, "restore", &arguments)?;
     ensure!(scenario::digest(&machine)? == before, "the keys differ from those of the snapshot");
     all_run()?;
+
+    // One that can no longer be started does not keep the restore unfinished.
+    machine.write("/etc/systemd/system/api.service.d/refuse.conf", "[Unit]\nRefuseManualStart=yes\n")?;
+    machine.run(&["systemctl", "daemon-reload"])?;
+    let parts = ["api.service", "etcd is serving the restored", "systemctl start api.service web.service"];
+    scenario::failed(&machine, "restore", &arguments, &parts)?;
+    scenario::check_nothing_is_left(&machine)?;
     Ok("they run again after a restore and after a rollback; systemd starts a failing etcd as before"
         .to_owned())
 }
