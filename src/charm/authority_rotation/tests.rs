@@ -51,12 +51,12 @@ fn a_member_takes_its_first_certificates_if_no_peer_is_known_to_reject_them() {
     let first = RotationFacts { used: cas(""), trusted: cas(""), ..steady() };
     let unreadable = Peer { is_unreadable: true, ..peer("", None) };
     for (case, facts, trusted, use_issued) in [
-        ("nothing in place", first.clone(), "a", Ok(())),
-        ("nothing in place, a peer does not trust it", with(&first, peer("b", Some("b"))), "ab", others()),
-        ("nothing in place, a peer trusts it", with(&first, peer("b", Some("ab"))), "ab", Ok(())),
-        ("nothing in place, a peer has an older charm", with(&first, peer("", None)), "a", Ok(())),
-        ("nothing in place, what a peer trusts cannot be read", with(&first, unreadable), "a", others()),
-        ("nothing in place, as for another unit that joins", with(&first, joiner("")), "a", Ok(())),
+        ("first certificates", first.clone(), "a", Ok(())),
+        ("first certificates, a peer does not trust it", with(&first, peer("b", Some("b"))), "ab", others()),
+        ("first certificates, a peer trusts it", with(&first, peer("b", Some("ab"))), "ab", Ok(())),
+        ("first certificates, a peer has an older charm", with(&first, peer("", None)), "a", Ok(())),
+        ("first certificates, what a peer trusts cannot be read", with(&first, unreadable), "a", others()),
+        ("first certificates, as for another unit that joins", with(&first, joiner("")), "a", Ok(())),
         (
             "a unit that joins, a peer does not trust its certificate",
             RotationFacts { is_member: false, ..with(&first, peer("b", Some("b"))) },
