@@ -120,8 +120,13 @@ pub fn decide(facts: &Facts) -> Plan {
         return Plan::status_only(status);
     }
     if facts.data == DataState::Lost {
-        // An etcd that runs still has its files open, and its vote may be needed to remove its member.
-        let steps = vec![Step::DiscardMember, Step::Stop, Step::ForgetMember];
+        let first = match facts.is_running {
+            // It still has its files open, and its vote may be needed to remove its member.
+            true => [Step::DiscardMember, Step::Stop],
+            // It must not start at a boot: without its data, it would create files of a new member.
+            false => [Step::Stop, Step::DiscardMember],
+        };
+        let steps = first.into_iter().chain([Step::ForgetMember]).collect();
         return Plan { steps, status: None, again: true, needs_restart: false };
     }
     match role(&facts.cluster, facts.has_started) {
