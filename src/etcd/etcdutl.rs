@@ -13,9 +13,10 @@ use serde::Deserialize;
 use std::fs::File;
 use std::time::Duration;
 
-/// The space in bytes that a restored member needs in addition to its database: a preallocated write-ahead log of 64
-/// MB, the next one, which etcd creates as soon as it runs, and a reserve.
-pub const MEMBER_OVERHEAD: u64 = 144 << 20;
+/// The space in bytes that a restored member and its booted copy need in addition to their databases: a preallocated write-ahead log
+/// of 64 MB each, the next one, which etcd creates as soon as it runs, and a reserve. Not every file system keeps the copy of a
+/// preallocated file sparse. If the disk were full, the live etcd would end itself at its next write.
+pub const MEMBER_OVERHEAD: u64 = 208 << 20;
 
 /// The name of the database in a member directory.
 const DB: &str = "db";

@@ -14,9 +14,9 @@ use crate::common::world::{Setup, Version, World};
 const MARGIN: u64 = 8 << 20;
 /// The number of steps to twice the required size.
 pub const ALL: u64 = 64;
-/// The size of a restored member without its database: two preallocated write-ahead logs and small files, in
-/// bytes.
-const LOGS: u64 = 144 << 20;
+/// The size of a restored member and its booted copy without their databases: three preallocated write-ahead logs and small
+/// files, in bytes.
+const LOGS: u64 = 208 << 20;
 
 /// Returns the space that a snapshot of this world needs, in bytes. It is the sum of:
 ///

@@ -11,6 +11,7 @@ use crate::etcd;
 
 const UNIT: &str = "\
 [Unit]
+StartLimitIntervalSec=0
 OnFailure=failed.service
 
 [Service]
