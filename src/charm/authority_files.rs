@@ -20,7 +20,7 @@ pub fn gather(dir: &Path, is_loaded: bool, now: Timestamp) -> Result<RotationFac
     if !dir.exists() {
         return Ok(RotationFacts { is_loaded, ..RotationFacts::default() });
     }
-    // A file of authorities that is damaged is written anew, and is no reason to use other certificates at once.
+    // A damaged file of authorities is written again. Other certificates are not used earlier because of it.
     let are_pairs_usable = check_pairs(dir, now).is_ok();
     let dir = open_certificate_dir(dir)?;
     // An operator, and the charm before it could change authorities, have only one file for both.

@@ -1,4 +1,4 @@
-//! The systemd unit that completes or rolls back an exchange after a power failure, when no operator may be there.
+//! The systemd unit that completes or rolls back an exchange at the boot after a power failure, without an operator.
 //!
 //! It is written before etcd is stopped, and removed at the end of the exchange; systemd reads it only at a boot. Must never
 //! hinder an exchange: without the unit, the next command completes it or rolls it back.
@@ -7,7 +7,7 @@ use super::data_dir::DataDir;
 use super::{journal, staging_dir};
 use crate::etcd::service::Service;
 use crate::etcd::site::Site;
-use crate::system::durable::Dir;
+use crate::system::durable::{Dir, PUBLIC};
 use crate::system::systemd::{escape_percent, unit_word};
 use crate::system::trust;
 use anyhow::Result;
@@ -83,7 +83,7 @@ fn text(command: &[String], data_dir: &Path, wanted_by: &str) -> String {
 
 fn write(units: &Path, data_dir: &Path, wanted_by: &str, text: &str) -> Result<()> {
     let (units, name) = (Dir::open(units)?, name(data_dir));
-    units.replace_for(&name, text.as_bytes(), Mode::from_raw_mode(0o644), None)?;
+    units.replace_for(&name, text.as_bytes(), PUBLIC, None)?;
     let wants = units.ensure_child(&wants_of(wanted_by), Mode::from_raw_mode(0o755), None)?;
     wants.remove_file(&name)?;
     std::os::unix::fs::symlink(format!("../{name}"), wants.handle(&name))?;
@@ -97,11 +97,9 @@ fn wants_of(unit: &str) -> String {
 
 fn remove_from(units: &Path, data_dir: &Path) -> Result<()> {
     let (units, name) = (Dir::open(units)?, name(data_dir));
-    for wants in units
-        .names()?
-        .into_iter()
-        .filter(|name| name.ends_with(".service.wants") || *name == wants_of(BOOTED_TARGET))
-    {
+    // The service may have been another one when the unit was written.
+    let may_have_link = |dir: &String| dir.ends_with(".service.wants") || *dir == wants_of(BOOTED_TARGET);
+    for wants in units.names()?.into_iter().filter(may_have_link) {
         units.child(&wants)?.remove_file(&name)?;
     }
     units.remove_file(&name)

@@ -177,28 +177,30 @@ impl<'a> Exchange<'a> {
 
     /// Returns the error for this `reason` that names the commands with which an operator ends the exchange.
     pub(super) fn end_by_hand(&self, reason: String) -> EndByHand {
-        let Journal { old, new, .. } = &self.journal;
         let remove = format!("rm -r {}", quoted(self.staging.dir().path().as_os_str()));
-        let end = match self.other_inode() {
-            Ok(None) => format!("`{remove}`"),
-            found => {
-                let name = if found.is_ok_and(|found| found == Some(*new)) {
-                    &old.keep_new_as
-                } else {
-                    &old.keep_as
-                };
-                let other = self.staging.dir().path().join(self.staging.other_name()).join(MEMBER);
-                let kept = self.data().dir().path().join(name);
-                let (other, kept) = (quoted(other.as_os_str()), quoted(kept.as_os_str()));
-                format!("`mv -T {other} {kept} && {remove}`, which keeps both data")
-            }
+        let end = match self.keep_other_command() {
+            Some(keep) => format!("`{keep} && {remove}`, which keeps both data"),
+            None => format!("`{remove}`"),
         };
-        let dependents = self.site.service.dependents_command(&old.supervisor);
+        let dependents = self.site.service.dependents_command(&self.journal.old.supervisor);
         let later = dependents.map(|command| format!("; when etcd serves again: `{command}`"));
         EndByHand {
             reason,
             next: format!("to end that restore as it is: {end}{}", later.unwrap_or_default()),
         }
+    }
+
+    /// Returns the command that keeps the data in the staging directory next to the live data. `None` if there is no such data.
+    fn keep_other_command(&self) -> Option<String> {
+        let Journal { old, new, .. } = &self.journal;
+        let name = match self.other_inode() {
+            Ok(None) => return None,
+            Ok(Some(other)) if other == *new => &old.keep_new_as,
+            _ => &old.keep_as,
+        };
+        let other = self.staging.dir().path().join(self.staging.other_name()).join(MEMBER);
+        let kept = self.data().dir().path().join(name);
+        Some(format!("mv -T {} {}", quoted(other.as_os_str()), quoted(kept.as_os_str())))
     }
 
     /// Returns whether etcd has created its own data in an empty data directory before the new data was moved into

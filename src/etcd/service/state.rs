@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 /// What a supervisor runs or is to run, before this program stops etcd.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SupervisorState {
-    /// Whether etcd is to run. This is also true while the supervisor starts an etcd again and again that fails.
+    /// Whether etcd is to run. Also true while the supervisor starts a failing etcd again and again.
     pub wants_etcd: bool,
     /// The active units that systemd stops together with etcd's, but does not start with it (`Requires=`).
     pub dependents: Vec<String>,

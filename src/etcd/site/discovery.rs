@@ -55,7 +55,7 @@ impl Machine {
     /// Several are called so, or the installed etcds cannot be determined.
     pub fn called(self, choice: &str) -> Result<Option<Candidate>, Refusal> {
         let all = self.running.into_iter().chain(self.stopped?);
-        at_most_one(meant(all.filter(|candidate| candidate.is_called(choice)).collect()))
+        at_most_one(prefer_enabled(all.filter(|candidate| candidate.is_called(choice)).collect()))
     }
 
     /// Describes every etcd that was found.
@@ -95,13 +95,13 @@ impl Machine {
             let reason = format!("an etcd runs (pid {pid}), but only root may read its options");
             return Err(Refusal::needs_root(reason));
         }
-        at_most_one(meant(self.stopped?))
+        at_most_one(prefer_enabled(self.stopped?))
     }
 }
 
 /// Drops disabled units, unless all are disabled. A disabled unit may be left over from a package, on a machine that runs another
 /// etcd.
-fn meant(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
+fn prefer_enabled(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
     if candidates.iter().any(|candidate| !candidate.is_disabled) {
         candidates.retain(|candidate| !candidate.is_disabled);
     }
