@@ -4,16 +4,20 @@
 //! Must never know what an action does.
 
 use super::params::Value;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 use std::fmt;
+use std::sync::LazyLock;
 
-const ACTIONS: &str = include_str!("../../actions.yaml");
-const COMMANDS: &str = include_str!("commands.yaml");
+/// A file, parsed when it is first used. The command line reads a declaration for each command.
+type File = LazyLock<serde_yaml::Result<serde_yaml::Mapping>>;
+
+static ACTIONS: File = LazyLock::new(|| serde_yaml::from_str(include_str!("../../actions.yaml")));
+static COMMANDS: File = LazyLock::new(|| serde_yaml::from_str(include_str!("commands.yaml")));
 
 /// Returns whether `actions.yaml` declares `name`.
 pub(super) fn is_action(name: &str) -> bool {
-    declarations(ACTIONS).is_ok_and(|actions| actions.contains_key(name))
+    ACTIONS.as_ref().is_ok_and(|actions| actions.contains_key(name))
 }
 
 /// What `actions.yaml` says about an action.
@@ -71,15 +75,15 @@ impl Action {
     /// # Errors
     /// Fails only on a bug: a test reads every declaration.
     pub fn read(name: &str) -> Result<Self> {
-        let written = match declarations(ACTIONS)?.remove(name) {
+        let written = match declarations(&ACTIONS)?.get(name) {
             Some(written) => written,
             None => {
-                let command = declarations(COMMANDS)?.remove(name);
+                let command = declarations(&COMMANDS)?.get(name);
                 command.with_context(|| format!("{name} is missing from actions.yaml and commands.yaml"))?
             }
         };
-        let written: Written =
-            serde_yaml::from_value(written).with_context(|| format!("reading the declaration of {name}"))?;
+        let written: Written = serde_yaml::from_value(written.clone())
+            .with_context(|| format!("reading the declaration of {name}"))?;
         let params = written.params.into_iter().map(|(param, written)| {
             Param::read(param, written).with_context(|| format!("reading the parameters of {name}"))
         });
@@ -109,9 +113,9 @@ impl Param {
     }
 }
 
-/// Parses one of the two files.
-fn declarations(file: &str) -> Result<serde_yaml::Mapping> {
-    serde_yaml::from_str(file).context("reading the declarations of the commands")
+/// Returns the declarations in one of the two files.
+fn declarations(file: &'static File) -> Result<&'static serde_yaml::Mapping> {
+    file.as_ref().map_err(|error| anyhow!("reading the declarations of the commands: {error}"))
 }
 
 /// An action as `actions.yaml` declares it.
@@ -161,9 +165,8 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    fn names(file: &str) -> BTreeSet<String> {
-        let names = declarations(file).unwrap().into_iter();
-        names.map(|(name, _)| name.as_str().unwrap().to_owned()).collect()
+    fn names(file: &'static File) -> BTreeSet<String> {
+        declarations(file).unwrap().keys().map(|name| name.as_str().unwrap().to_owned()).collect()
     }
 
     /// Whether `name` matches `^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$` and is not reserved by Juju.
@@ -178,7 +181,7 @@ mod tests {
 
     #[test]
     fn every_command_is_declared_once_and_every_declaration_is_a_command() {
-        let (actions, others) = (names(ACTIONS), names(COMMANDS));
+        let (actions, others) = (names(&ACTIONS), names(&COMMANDS));
         assert!(actions.is_disjoint(&others));
         for command in &crate::cli::command::COMMANDS {
             assert_eq!(command.is_action(), actions.contains(command.action), "{}", command.name);
@@ -191,16 +194,14 @@ mod tests {
 
     #[test]
     fn every_declaration_is_complete_and_closed() {
-        for (file, name) in [ACTIONS, COMMANDS]
-            .map(|file| names(file).into_iter().map(move |name| (file, name)))
-            .into_iter()
-            .flatten()
+        for (name, declaration) in
+            [&ACTIONS, &COMMANDS].into_iter().flat_map(|file| declarations(file).unwrap())
         {
-            let all = declarations(file).unwrap();
-            assert!(juju_accepts(&name), "{name}");
+            let name = name.as_str().unwrap();
+            assert!(juju_accepts(name), "{name}");
             // The default is true in Juju 2.9 and 3.x, and false in 4.0.
-            assert_eq!(all[&*name]["additionalProperties"].as_bool(), Some(false), "{name}");
-            let action = Action::read(&name).unwrap();
+            assert_eq!(declaration["additionalProperties"].as_bool(), Some(false), "{name}");
+            let action = Action::read(name).unwrap();
             assert!(!action.description.is_empty());
             for param in action.params {
                 assert!(juju_accepts(&param.name), "{name} {}", param.name);
