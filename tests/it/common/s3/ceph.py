@@ -24,6 +24,7 @@ mon data = {home}/mon
 mon data avail crit = 0
 osd data = {home}/osd
 osd objectstore = memstore
+memstore device bytes = {capacity}
 osd pool default size = 1
 osd pool default min size = 1
 osd pool default pg num = 1
@@ -38,6 +39,9 @@ mon max pg per osd = 1000
 ms bind ipv6 = false
 rgw frontends = beast {frontend}
 """
+
+# In bytes. The gateway frees the space of deleted objects only after two hours, and memory is used for what is stored.
+CAPACITY = 8 << 30
 
 
 class Ceph:
@@ -76,7 +80,7 @@ class Ceph:
         fsid, home = str(uuid.uuid4()), self.home
         for directory in ["mon", "osd"]:
             (home / directory).mkdir()
-        settings = SETTINGS.format(fsid=fsid, frontend=frontend, **vars(self))
+        settings = SETTINGS.format(fsid=fsid, frontend=frontend, capacity=CAPACITY, **vars(self))
         (home / "ceph.conf").write_text(settings)
         address = f"[v1:127.0.0.1:{self.monitor_port}]"
         monitors, stores = str(home / "monmap"), str(home / "osdmap")
