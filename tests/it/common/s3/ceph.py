@@ -37,10 +37,12 @@ erasure code dir = {libraries}/ceph/erasure-code
 mon allow pool size one = true
 mon max pg per osd = 1000
 ms bind ipv6 = false
+rgw gc obj min wait = 1
+rgw gc processor period = 1
 rgw frontends = beast {frontend}
 """
 
-# In bytes. The gateway frees the space of deleted objects only after two hours, and memory is used for what is stored.
+# In bytes. Memory is used only for what is stored.
 CAPACITY = 8 << 30
 
 
