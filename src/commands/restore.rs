@@ -253,9 +253,9 @@ fn describe_included(report: &Report, source: &Source, identity_file: Option<&Pa
 /// Fails if processes that depend on etcd are still stopped, even though etcd serves the restored data.
 fn all_are_back(report: &Report, site: &Site) -> Result<(), ActionError> {
     let Some(outcome) = &report.outcome else { return Ok(()) };
-    let (cause, next) = match (&outcome.exchanged.release_error, &outcome.exchanged.dependents_error) {
+    let (cause, next) = match (&outcome.exchanged.release_error, &outcome.exchanged.stopped_dependents) {
         (Some(cause), _) => (cause, recover_command(site).to_string()),
-        (None, Some((cause, command))) => (cause, format!("`{command}`")),
+        (None, Some(stopped)) => (&stopped.error, format!("`{}`", stopped.start_command)),
         (None, None) => return Ok(()),
     };
     Err(ActionError::Failed(Failure {

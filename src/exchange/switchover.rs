@@ -31,11 +31,19 @@ pub struct Exchanged {
     /// The error if pods that were stopped together with etcd could not be started. etcd serves the new data, and the exchange is
     /// unfinished.
     pub release_error: Option<String>,
-    /// The error if units that were stopped together with etcd could not be started, and the command that starts them. etcd
-    /// serves the new data.
-    pub dependents_error: Option<(String, String)>,
+    /// The units that were stopped together with etcd and could not be started, if there are any. etcd serves the new data.
+    pub stopped_dependents: Option<StoppedDependents>,
     /// The error if old data or working files could not be cleaned up. etcd serves the new data.
     pub cleanup_error: Option<String>,
+}
+
+/// Units that require etcd's unit, were stopped together with it, and could not be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoppedDependents {
+    /// Why they could not be started.
+    pub error: String,
+    /// The command that starts them, as it can be typed on this machine.
+    pub start_command: String,
 }
 
 /// The new data after its verification, served by etcd.
@@ -149,10 +157,13 @@ impl Exchange<'_> {
         let describe = |error: anyhow::Error| format!("{error:#}");
         // Restart the processes that depend on etcd first: cleaning up may be slow, or fail on a full disk.
         let release_error = self.release_manifests().err().map(describe);
-        let dependents_error = self.start_dependents().err().map(describe);
+        let dependents_started = self.start_dependents();
         // They were started once. An operator may stop them before a later clean-up.
         let dependents = std::mem::take(&mut self.journal.old.supervisor);
-        let dependents_error = dependents_error.zip(self.site.service.dependents_command(&dependents));
+        let start_command = self.site.service.dependents_command(&dependents);
+        let stopped_dependents = dependents_started.err().map(describe).zip(start_command);
+        let stopped_dependents =
+            stopped_dependents.map(|(error, start_command)| StoppedDependents { error, start_command });
         let old_revision = self.decide_whether_to_keep_old(old_revision);
         let (data, kept_as) = (self.data().dir(), self.journal.keep_old_as.clone());
         let cleanup_error = self.commit().err().map(describe);
@@ -165,7 +176,7 @@ impl Exchange<'_> {
             alarms,
             login_refused,
             release_error,
-            dependents_error,
+            stopped_dependents,
             cleanup_error,
         }
     }
