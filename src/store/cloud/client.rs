@@ -210,7 +210,11 @@ impl Read for RequestBody<'_> {
 
 /// Reads the body of a response, which may not be larger than a part.
 fn read_body(body: ureq::Body) -> Result<Vec<u8>, ureq::Error> {
-    body.into_with_config().limit(MAX_RESPONSE).read_to_vec()
+    // A buffer that grows while it is read may become twice as large as the body.
+    let announced = body.content_length().unwrap_or(0).min(MAX_RESPONSE);
+    let mut bytes = Vec::with_capacity(usize::try_from(announced).unwrap_or(0));
+    body.into_with_config().limit(MAX_RESPONSE).reader().read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Returns the pause after a number of attempts: the one that the server asks for, or one that doubles each time. Half

@@ -65,12 +65,15 @@ impl Parts<'_> {
         let (hand_over, parts) = mpsc::sync_channel(0);
         let (parts, failed) = (Arc::new(Mutex::new(parts)), &FirstError::default());
         let (report, sent) = mpsc::channel();
+        // Buffers are used again: new memory has to be cleared, and the allocator does not return all of it at once.
+        let (give_back, spare) = mpsc::channel();
         let names = thread::scope(|scope| {
-            let reader = spawn_scoped(scope, "read", move || self.read(&hand_over, failed))?;
+            let reader = spawn_scoped(scope, "read", move || self.read(&hand_over, &spare, failed))?;
             let threads: Vec<_> = (0..senders)
                 .map(|_| {
-                    let (parts, report) = (Arc::clone(&parts), report.clone());
-                    spawn_scoped(scope, "send", move || Ok(self.send_some(&parts, &report, failed)))
+                    let (parts, report, give_back) = (Arc::clone(&parts), report.clone(), give_back.clone());
+                    let send = move || Ok(self.send_some(&parts, &report, &give_back, failed));
+                    spawn_scoped(scope, "send", send)
                 })
                 .collect();
             // The reader ends if no sender is left, and the reports end with the last sender.
@@ -99,11 +102,17 @@ impl Parts<'_> {
     }
 
     /// Reads the parts in their order, hashes them, and hands each to the next free sender.
-    fn read(&self, hand_over: &SyncSender<Part>, failed: &FirstError) -> Result<()> {
+    fn read(
+        &self,
+        hand_over: &SyncSender<Part>,
+        spare: &Receiver<Vec<u8>>,
+        failed: &FirstError,
+    ) -> Result<()> {
         let mut hash = Sha256::new();
         for number in 1..=self.count() {
             let offset = (number - 1) * self.length();
-            let mut body = vec![0; usize::try_from(self.length().min(self.size - offset))?];
+            let mut body = spare.try_recv().unwrap_or_default();
+            body.resize(usize::try_from(self.length().min(self.size - offset))?, 0);
             if let Err(error) = self.file.read_exact_at(&mut body, offset) {
                 failed.set(Error::new(error).context("reading the archive"));
                 return Ok(());
@@ -125,6 +134,7 @@ impl Parts<'_> {
         &self,
         parts: &Mutex<Receiver<Part>>,
         report: &Sender<Sent>,
+        give_back: &Sender<Vec<u8>>,
         failed: &FirstError,
     ) -> Vec<(u64, String)> {
         let mut names = Vec::new();
@@ -139,6 +149,8 @@ impl Parts<'_> {
                 Ok(name) => names.push((part.number, name)),
                 Err(error) => failed.set(error.context(self.describe(&part))),
             }
+            // The reader may have ended.
+            let _ = give_back.send(part.body);
         }
     }
 
