@@ -81,10 +81,18 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
 
 /// Measures the chosen parts with the programs in `bin`, on a new etcd with this content.
 fn measure(options: &Options, bin: &Path, minor: &str, content: Content) -> Result<Vec<(Part, Row)>> {
+    let is_first = content == Content::Kubernetes && minor == "3.5";
+    let is_needed = match options.part {
+        None | Some(Part::Snapshot | Part::Restore) => true,
+        Some(Part::Upload) => content == Content::Random,
+        Some(Part::Gardener | Part::Busy | Part::Latency) => is_first,
+    };
+    if !is_needed {
+        return Ok(Vec::new());
+    }
     let mut bench = Bench::new(bin, minor, content)?;
     let mut rows = Vec::new();
     let mut add = |part, new: Vec<Row>| rows.extend(new.into_iter().map(|row| (part, row)));
-    let is_first = content == Content::Kubernetes && minor == "3.5";
     if options.wants(Part::Snapshot) && is_first {
         add(Part::Snapshot, bench.measure_empty(options.rounds)?);
     }
