@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use test_case::test_case;
 
-use crate::common::client::Data;
 use crate::common::command::Results;
 use crate::common::world::{Version, World};
 use crate::restore::from;
@@ -136,24 +135,13 @@ fn check(world: &World, writers: &[Writer], before: &[u32], results: &Results, r
         assert_eq!(missing, None, "{round}: {} of {acknowledged} acknowledged", writer.name);
     }
     let saved_at = world.revision() - ahead_by;
-    let expected = dump_at(world, saved_at);
+    let expected = world.dump_at(saved_at);
     let _ = world.restore(&[&from(backup.as_ref()), "skip-backup=true"]).completed();
     let saved = world.dump();
     for (writer, before) in writers.iter().zip(before) {
         assert!(saved.contains_key(&writer.key(*before)), "{round}: the backup lacks a write from before it");
     }
     assert!(saved == expected, "{round}: the backup differs from the old data at its revision {saved_at}");
-}
-
-/// Returns all keys as they were at `revision`.
-fn dump_at(world: &World, revision: i64) -> Data {
-    let listed = world.etcdctl(&["get", "", "--prefix", &format!("--rev={revision}"), "-w", "json"]);
-    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
-    let bytes = |pair: &serde_json::Value, field: &str| {
-        crate::common::client::decode_base64(pair[field].as_str().unwrap_or_default())
-    };
-    let pairs = listed["kvs"].as_array().into_iter().flatten();
-    pairs.map(|pair| (bytes(pair, "key"), bytes(pair, "value"))).collect()
 }
 
 /// The database does not contain the last write, which passes the restored revision. Clients would see the revision

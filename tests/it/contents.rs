@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 use test_case::test_case;
 
 use crate::archive::unpack;
-use crate::common::client::{Data, assert_same, decode_base64};
+use crate::common::client::{Data, assert_same};
 use crate::common::command::{Out, Run};
+use crate::common::gateway::bytes;
 use crate::common::world::{Setup, Version, World};
 use crate::output_formats::checked;
 
@@ -208,7 +209,7 @@ fn gets_values_and_lists_their_history(story: &Story) {
     assert_eq!(get(&["/app/a", "--at", &before]).stdout, format!("{CANARY} 2").into_bytes());
     assert_eq!(get(&[ODD]).stdout.len(), CANARY.len() + 5000);
     let parsed: Value = serde_json::from_slice(&get(&["/app/leased", "--json"]).stdout).unwrap();
-    assert_eq!(decode_base64(parsed["value"].as_str().unwrap()), CANARY.as_bytes());
+    assert_eq!(bytes(&parsed["value"]), CANARY.as_bytes());
     assert!(parsed["key"]["lease"].is_string());
     let deleted = refusal(world, &["get", story.archive(), "/registry/minions/node-1"]);
     assert!(deleted.contains("has no key") && deleted.contains("history"), "{deleted}");

@@ -44,7 +44,6 @@ mod degraded_etcd;
 mod destinations;
 mod encryption;
 mod error_messages;
-mod gateway;
 mod hooks;
 mod hostile;
 mod import_formats;

@@ -218,10 +218,9 @@ fn hung_etcd_after_its_restart_causes_a_rollback() {
     let run = world.start_restore(&[&from(&archive), &world.to_target()]);
     let out = run.finish_in(deadlines::boot());
     out.assert_stderr_contains(&[NOTHING_CHANGED]);
-    let reason = format!(
-        "failed: etcd did not serve at {} within 61 s: asking etcd for its status: ",
-        world.endpoint()
-    );
+    // 60 or 61 s, as the database may have been enlarged by 16 MiB.
+    let reason = format!("failed: etcd did not serve at {} within 6", world.endpoint());
+    out.assert_stderr_contains(&["asking etcd for its status: "]);
     out.assert_stderr_contains(&[&format!("Next: {}.", next_step(&world, &archive, ""))]);
     out.failed(&[&reason]);
     assert!(world.running() && world.healthy(), "{}", world.log());
@@ -232,11 +231,8 @@ fn hung_etcd_after_its_restart_causes_a_rollback() {
 }
 
 #[test]
-fn hung_tools_that_ignore_sigterm_are_killed() {
+fn a_hung_save_that_ignores_sigterm_is_killed() {
     let world = World::plain(Version::V35);
-    world.fill();
-    let (old, archive) = (world.dump(), world.path("the-archive.tar.gz"));
-    std::fs::copy(world.saved(), &archive).unwrap();
     let tools = world.stand_in_tools();
     tools.hang_ignoring_sigterm("etcdctl *snapshot*save*");
     let run = world.start_snapshot(&[&world.to_target()]);
@@ -248,6 +244,15 @@ fn hung_tools_that_ignore_sigterm_are_killed() {
         &snapshot_again(&world),
     );
     assert_all_gone(&tools);
+    assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+}
+
+#[test]
+fn a_hung_private_etcd_that_ignores_sigterm_is_killed() {
+    let world = World::plain(Version::V35);
+    world.fill();
+    let (old, archive) = (world.dump(), world.saved());
+    let tools = world.stand_in_tools();
     tools.hang_ignoring_sigterm("etcd --data-dir*");
     let run = world.start_restore(&[&from(&archive), &world.to_target(), "skip-backup=true"]);
     await_call(&tools, "etcd --data-dir", &run);
@@ -259,5 +264,5 @@ fn hung_tools_that_ignore_sigterm_are_killed() {
     );
     assert_all_gone(&tools);
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
-    assert_same(&world.dump(), &old, "after the tools were killed");
+    assert_same(&world.dump(), &old, "after the tool was killed");
 }

@@ -26,7 +26,7 @@ const TARGET_OPTIONS: [&str; 8] =
 /// The variable for the number of tests that run at a time.
 const TEST_THREADS: &str = "RUST_TEST_THREADS";
 /// Tests mostly wait, for an etcd to start or a deadline to pass.
-const TESTS_PER_CORE: usize = 3;
+const TESTS_PER_CORE: usize = 5;
 
 /// Runs the checks until one fails: format, lints, cargo's tests, the alert rules, the Python tests, and machines. With
 /// arguments, runs only cargo's tests. Returns the exit code of the check that failed.

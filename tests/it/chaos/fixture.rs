@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::{Value, json};
 
 use super::disk::{Disk, Flush, Kind};
 use crate::common::client::Data;
 use crate::common::command::{Out, Run};
 use crate::common::fs_util::{Detail, names, shape, succeed};
+use crate::common::gateway::number;
 use crate::common::tracer::{Call, Fate, trace};
 use crate::common::world::{RUNS, Setup, Version, World};
-use crate::gateway::Content;
+
 use crate::restore::from;
 
 /// The action under test.
@@ -102,9 +104,37 @@ struct Held {
     content: Option<Content>,
 }
 
+/// The hash of all data of an etcd 3.5, including the history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Content {
+    revision: i64,
+    hash: u64,
+    compacted_at: i64,
+}
+
+impl Content {
+    const METHOD: &str = "/v3/maintenance/hashkv";
+
+    fn now(world: &World) -> Self {
+        let answer = world.query(Self::METHOD, &json!({}));
+        Self::from_answer(&answer, number(&answer["header"]["revision"]))
+    }
+
+    /// Returns the hash at `revision`, or `None` if that revision is compacted or in the future.
+    fn at(world: &World, revision: i64) -> Option<Self> {
+        let answer = world.call_once(Self::METHOD, &json!({"revision": revision.to_string()}));
+        Some(Self::from_answer(&answer.ok()?, revision))
+    }
+
+    fn from_answer(answer: &Value, revision: i64) -> Self {
+        let compacted_at = number(&answer["compact_revision"]);
+        Self { revision, hash: answer["hash"].as_u64().unwrap(), compacted_at }
+    }
+}
+
 impl Held {
     fn by(world: &World) -> Self {
-        Self { data: world.read(), content: Some(world.content()) }
+        Self { data: world.dump(), content: Some(Content::now(world)) }
     }
 
     /// Returns whether the world has this data now. If both are compacted at the same revision, also compares
@@ -114,7 +144,7 @@ impl Held {
             return false;
         }
         let before = self.content;
-        let now = before.and_then(|before| world.content_at(before.revision));
+        let now = before.and_then(|before| Content::at(world, before.revision));
         if let (Some(before), Some(now)) = (before, now)
             && before.compacted_at == now.compacted_at
         {
@@ -345,7 +375,7 @@ impl Fixture {
             (_, which) => which,
         };
         if self.world.running() {
-            assert_eq!(self.world.count_of_members(), 1);
+            assert_eq!(self.world.members().len(), 1);
         }
         assert_eq!(
             self.world.processes().len(),
@@ -403,7 +433,7 @@ impl Fixture {
             return "OLD";
         }
         assert!(self.world.running(), "etcd is down: {}", self.world.log());
-        let data = self.world.read();
+        let data = self.world.dump();
         if self.old.is_in(&self.world, &data) {
             return "OLD";
         }

@@ -1,14 +1,15 @@
-//! Reads and writes the etcd of a world through etcdctl: keys, revisions, hashes and members.
+//! Reads and writes the etcd of a world: keys, revisions, hashes and members. Tests of what operators type use etcdctl, and
+//! everything else uses the gateway.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::common::fs_util::succeed;
+use crate::common::gateway::{bytes, encode, number};
 use crate::common::world::{PASSWORD, World};
 
 /// All keys with their values.
@@ -74,48 +75,33 @@ impl World {
         }
     }
 
-    fn etcdctl_json(&self, args: &[&str]) -> Value {
-        let text = self.etcdctl(&[args, &["-w", "json"]].concat());
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"))
-    }
-
-    fn etcdctl_fed(&self, args: &[&str], input: &[u8]) {
-        let mut child = self
-            .etcdctl_command(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(input).unwrap();
-        let _ = succeed(child.wait_with_output().unwrap(), &args.join(" "));
-    }
-
     /// Sets the keys with these numbers to values that contain `word`, in one revision.
     pub fn put(&self, numbers: std::ops::Range<u32>, word: &str) {
         let padding = "x".repeat(150);
-        self.transact(numbers.map(|n| format!("put {} \"{word} {n} {padding}\"", key(n))));
+        self.transact(numbers.map(|n| {
+            let value = encode(format!("{word} {n} {padding}").as_bytes());
+            json!({"request_put": {"key": encode(key(n).as_bytes()), "value": value}})
+        }));
     }
 
     /// Deletes the keys with these numbers, in one revision.
     pub fn delete(&self, numbers: std::ops::Range<u32>) {
-        self.transact(numbers.map(|n| format!("del {}", key(n))));
+        self.transact(numbers.map(|n| json!({"request_delete_range": {"key": encode(key(n).as_bytes())}})));
     }
 
-    fn transact(&self, operations: impl Iterator<Item = String>) {
-        let operations: Vec<String> = operations.collect();
-        self.etcdctl_fed(&["txn"], format!("\n{}\n\n\n", operations.join("\n")).as_bytes());
+    fn transact(&self, operations: impl Iterator<Item = Value>) {
+        self.change("/v3/kv/txn", &json!({"success": operations.collect::<Vec<_>>()}));
     }
 
     /// Sets a key to exactly these bytes.
     pub fn put_bytes(&self, key: &str, value: &[u8]) {
-        self.etcdctl_fed(&["put", key], value);
+        self.change("/v3/kv/put", &json!({"key": encode(key.as_bytes()), "value": encode(value)}));
     }
 
     /// Adds `count` revisions by setting the same key repeatedly.
     pub fn add_revisions(&self, count: usize, word: &str) {
         for n in 0..count {
-            self.etcdctl(&["put", "/registry/leases/ticker", &format!("{word} {n}")]);
+            self.put_bytes("/registry/leases/ticker", format!("{word} {n}").as_bytes());
         }
     }
 
@@ -137,59 +123,86 @@ impl World {
 
     /// Reads all keys with a linearizable read.
     pub fn dump(&self) -> Data {
-        self.dump_with("--consistency=l")
+        self.dump_with(&json!({}))
     }
 
     /// Reads all keys with a serializable read, which works without a quorum.
     pub fn dump_local(&self) -> Data {
-        self.dump_with("--consistency=s")
+        self.dump_with(&json!({"serializable": true}))
     }
 
-    fn dump_with(&self, consistency: &str) -> Data {
-        let answer = self.etcdctl_json(&["get", "", "--prefix", consistency]);
-        let pairs = answer.get("kvs").and_then(Value::as_array);
-        let bytes =
-            |pair: &Value, field| decode_base64(pair.get(field).and_then(Value::as_str).unwrap_or_default());
-        pairs.into_iter().flatten().map(|pair| (bytes(pair, "key"), bytes(pair, "value"))).collect()
+    /// Reads all keys as they were at `revision`.
+    pub fn dump_at(&self, revision: i64) -> Data {
+        self.dump_with(&json!({"revision": revision.to_string()}))
+    }
+
+    /// Reads all keys through etcdctl, as the user of the client certificate if etcd has one. The gateway has no such user.
+    pub fn dump_through_etcdctl(&self) -> Data {
+        let text = self.etcdctl(&["get", "", "--prefix", "-w", "json"]);
+        pairs(&serde_json::from_str(&text).unwrap())
+    }
+
+    fn dump_with(&self, options: &Value) -> Data {
+        let mut request = options.clone();
+        // From the first key to the last.
+        request["key"] = encode(b"\0").into();
+        request["range_end"] = encode(b"\0").into();
+        pairs(&self.query("/v3/kv/range", &request))
+    }
+
+    /// Returns whether etcd answers a linearizable read.
+    pub fn healthy(&self) -> bool {
+        self.call_once("/v3/kv/range", &json!({"key": encode(b"health")})).is_ok()
     }
 
     /// Returns the hash of all keys and their history up to `revision` (0: now), and the compacted revision.
     pub fn hashkv(&self, revision: i64) -> (u64, i64) {
-        let answer = self.etcdctl_json(&["endpoint", "hashkv", "--rev", &revision.to_string()]);
+        // In the gateway of etcd 3.4, the path of this method is that of another one.
+        let text = self.etcdctl(&["endpoint", "hashkv", "--rev", &revision.to_string(), "-w", "json"]);
+        let answer: Value = serde_json::from_str(&text).unwrap();
         let hash = &answer[0]["HashKV"];
         (hash["hash"].as_u64().unwrap(), hash["compact_revision"].as_i64().unwrap_or(0))
     }
 
     fn status(&self) -> Value {
-        self.etcdctl_json(&["endpoint", "status"])[0]["Status"].clone()
+        self.query("/v3/maintenance/status", &json!({}))
     }
 
     /// Returns the current revision.
     pub fn revision(&self) -> i64 {
-        self.status()["header"]["revision"].as_i64().unwrap()
+        number(&self.status()["header"]["revision"])
     }
 
     /// Returns the id of the cluster.
     pub fn cluster_id(&self) -> u64 {
-        self.status()["header"]["cluster_id"].as_u64().unwrap()
+        self.status()["header"]["cluster_id"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// Returns the size of the database in bytes, and the number of bytes in use.
+    pub fn sizes(&self) -> (u64, u64) {
+        let status = self.status();
+        let size = |field: &str| number(&status[field]).unsigned_abs();
+        (size("dbSize"), size("dbSizeInUse"))
     }
 
     /// Returns the members of the cluster.
     pub fn members(&self) -> Vec<Member> {
-        let answer = self.etcdctl_json(&["member", "list"]);
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        answer["members"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|member| Member {
-                id: member["ID"].as_u64().unwrap(),
-                name: text(&member["name"]),
-                peers: member["peerURLs"].as_array().into_iter().flatten().map(text).collect(),
-                learner: member["isLearner"].as_bool().unwrap_or(false),
-            })
-            .collect()
+        let answer = self.query("/v3/cluster/member/list", &json!({}));
+        let member = |member: &Value| Member {
+            id: member["ID"].as_str().unwrap().parse().unwrap(),
+            name: text(&member["name"]),
+            peers: member["peerURLs"].as_array().into_iter().flatten().map(text).collect(),
+            learner: member["isLearner"].as_bool().unwrap_or(false),
+        };
+        answer["members"].as_array().unwrap().iter().map(member).collect()
     }
+}
+
+/// Returns the keys in the answer to a range request.
+fn pairs(answer: &Value) -> Data {
+    let pairs = answer["kvs"].as_array().into_iter().flatten();
+    pairs.map(|pair| (bytes(&pair["key"]), bytes(&pair["value"]))).collect()
 }
 
 /// Checks that two sets of keys are equal. On failure, prints only the first differences, not megabytes.
@@ -216,19 +229,4 @@ pub fn assert_same(got: &Data, wanted: &Data, what: &str) {
 /// Returns the key with a number, in the form of a Kubernetes key.
 pub fn key(n: u32) -> String {
     format!("/registry/configmaps/default/item-{n:05}")
-}
-
-pub fn decode_base64(text: &str) -> Vec<u8> {
-    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let (mut bytes, mut bits, mut held) = (Vec::new(), 0u32, 0);
-    for letter in text.bytes().filter(|letter| *letter != b'=') {
-        let value = ALPHABET.iter().position(|known| *known == letter).unwrap();
-        bits = bits << 6 | u32::try_from(value).unwrap();
-        held += 6;
-        if held >= 8 {
-            held -= 8;
-            bytes.push(u8::try_from(bits >> held & 0xff).unwrap());
-        }
-    }
-    bytes
 }

@@ -42,6 +42,24 @@ fn world_of_every_kind_serves_and_is_private(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
+fn the_gateway_agrees_with_etcdctl(version: Version) {
+    for setup in Setup::each(version) {
+        let world = World::new(setup);
+        world.fill();
+        assert_same(&world.dump(), &world.dump_through_etcdctl(), "through the gateway");
+        let status = world.etcdctl(&["endpoint", "status", "-w", "json"]);
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        let header = &status[0]["Status"]["header"];
+        assert_eq!(header["revision"], world.revision());
+        assert_eq!(header["cluster_id"], world.cluster_id());
+        assert_eq!(header["member_id"], world.members()[0].id);
+        let (all, used) = world.sizes();
+        assert!(0 < used && used <= all, "{used} of {all}");
+    }
+}
+
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn world_fills_damages_and_dumps(version: Version) {
     let world = World::plain(version);
     world.fill();

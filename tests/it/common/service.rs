@@ -77,8 +77,7 @@ impl World {
             if !self.running() {
                 return Err(self.log());
             }
-            // etcdctl sleeps for a second if it connects too early, so test the port first.
-            if self.listening() && self.healthy() {
+            if self.healthy() {
                 return Ok(());
             }
             assert!(Instant::now() < deadline, "etcd is not healthy after 30 s: {}", self.log());
@@ -89,11 +88,6 @@ impl World {
     /// Returns whether the client port is open.
     pub fn listening(&self) -> bool {
         TcpStream::connect(self.client_address()).is_ok()
-    }
-
-    /// Returns whether etcd reports that it is healthy.
-    pub fn healthy(&self) -> bool {
-        self.etcdctl_command(&["endpoint", "health"]).output().unwrap().status.success()
     }
 
     /// Returns the last lines of the log of etcd.

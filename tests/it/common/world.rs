@@ -127,6 +127,8 @@ pub struct World {
     setup: Setup,
     client: u16,
     peer: u16,
+    /// The port of the harness. Without TLS, it is that of all clients.
+    gateway: u16,
 }
 
 impl World {
@@ -158,7 +160,9 @@ impl World {
     /// called next.
     pub fn prepare(setup: Setup) -> Self {
         let dir = tempfile::Builder::new().prefix("etcd-world-").tempdir().unwrap();
-        let world = Self { dir, setup, client: free_port(), peer: free_port() };
+        let (client, peer) = (free_port(), free_port());
+        let gateway = if setup.tls { free_port() } else { client };
+        let world = Self { dir, setup, client, peer, gateway };
         world.set_mode("", if setup.user.is_some() { 0o711 } else { 0o700 });
         for name in ["data", "supervisor", "target", "runs"] {
             fs::create_dir(world.path(name)).unwrap();
@@ -206,9 +210,12 @@ impl World {
         ]
         .map(String::from)
         .to_vec();
-        for flag in ["--listen-client-urls", "--advertise-client-urls"] {
-            words.extend([flag.to_owned(), self.endpoint()]);
+        let mut listen = self.endpoint();
+        if self.setup.tls {
+            write!(listen, ",{}", self.gateway_url()).unwrap();
         }
+        words.extend(["--listen-client-urls".to_owned(), listen]);
+        words.extend(["--advertise-client-urls".to_owned(), self.endpoint()]);
         if self.setup.tls {
             for (flag, file) in
                 [("--trusted-ca-file", "ca.crt"), ("--cert-file", "server.crt"), ("--key-file", "server.key")]
@@ -239,6 +246,12 @@ impl World {
     pub fn endpoint(&self) -> String {
         let scheme = if self.setup.tls { "https" } else { "http" };
         format!("{scheme}://{}:{}", self.setup.host, self.client)
+    }
+
+    /// Returns where the harness calls etcd: without TLS, because etcd accepts no login through its gateway if clients need a
+    /// certificate.
+    pub fn gateway_url(&self) -> String {
+        format!("http://{}:{}", self.setup.host, self.gateway)
     }
 
     /// Returns the host and the port for clients.
