@@ -12,7 +12,7 @@ use crate::error::Refusal;
 use crate::etcd::trailer::Trailer;
 use crate::progress::{Progress, Sink};
 use crate::store::trusted_path::TrustedPath;
-use crate::store::work_dir::{Companion, WorkDir};
+use crate::store::work_dir::{Companion, WorkDir, make_room};
 use crate::system::digest::sha256_of;
 use crate::system::interrupt;
 use crate::system::owner::Owner;
@@ -60,7 +60,7 @@ pub fn fetch(
     if let Some(found) = find_existing(snapshot, target, owner, identities, progress)? {
         return Ok(found);
     }
-    approach.check_space(entry.size, "the archive")?;
+    make_room(&approach, entry.size, "the archive")?;
     let target = approach.create()?;
     let stage = WorkDir::create(&target)?;
     let mut draft = stage.dir().create(DRAFT)?;

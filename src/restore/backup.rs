@@ -13,6 +13,7 @@ use crate::exchange::DataDir;
 use crate::progress::Sink;
 use crate::snapshot;
 use crate::store::trusted_path::TrustedPath;
+use crate::store::work_dir::make_room;
 use anyhow::Result;
 use std::fmt;
 use std::path::Path;
@@ -41,7 +42,7 @@ pub(super) fn check_target(request: &Request, facts: &Facts, data: &DataDir) -> 
     let shared = if approach.shares_disk_with(data.dir())? { facts.database_size } else { 0 };
     approach.check_outside(data.dir())?;
     approach.check_writable()?;
-    approach.check_space(facts.backup_space.saturating_add(shared), "saving the existing data")
+    make_room(&approach, facts.backup_space.saturating_add(shared), "saving the existing data")
 }
 
 /// Saves the existing data by `method`. The backup is published unless `agree` fails, which is

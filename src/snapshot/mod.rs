@@ -19,7 +19,7 @@ use crate::etcd::tools::Tools;
 use crate::inventory::sidecar::{Sidecar, encrypted_name, sidecar_name};
 use crate::progress::{Progress, Sink};
 use crate::store::trusted_path::TrustedPath;
-use crate::store::work_dir::{Companion, WorkDir};
+use crate::store::work_dir::{Companion, WorkDir, make_room};
 use crate::system::durable::Dir;
 use crate::system::interrupt;
 use anyhow::{Result, bail, ensure};
@@ -94,7 +94,7 @@ pub fn take_and_publish_if(
 /// Opens the target directory, and creates it if it does not exist.
 fn open_target(request: &Request, observed: &Observed) -> Result<Dir> {
     let approach = TrustedPath::open(&request.target, request.owner)?;
-    approach.check_space(required_space(observed.db_size, observed.db_in_use), "the snapshot")?;
+    make_room(&approach, required_space(observed.db_size, observed.db_in_use), "the snapshot")?;
     approach.create()
 }
 

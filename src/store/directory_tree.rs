@@ -6,13 +6,13 @@
 
 use super::blob::{Blob, BlobStore, Deletion, ErrorScope};
 use super::flat_directory::FlatDirectory;
-use super::trusted_path::{TrustedPath, check_space};
+use super::trusted_path::TrustedPath;
 use crate::error::Refusal;
 use crate::progress::Sink;
 use crate::system::durable::{Dir, inode_of, is_absent};
 use crate::system::lock::Lock;
 use crate::system::owner::Owner;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rustix::fs::Mode;
 use std::fs::File;
 use std::io::Read;
@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 
 /// The mode of new folders. Archives in them hold every Kubernetes Secret.
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o700);
+/// The directory that ext4 makes at the root of each file system. Only root can open it.
+const LOST_AND_FOUND: &str = "lost+found";
 /// The value of `mount` for a directory on this machine's own disk.
 const NO_MOUNT: &str = "none";
 
@@ -95,11 +97,11 @@ impl DirectoryTree {
         FlatDirectory::new(dir, self.owner)
     }
 
-    /// Calls `visit` with each folder `CLUSTER/MEMBER/` and its name. Deeper folders may belong to another destination. Only two
+    /// Calls `visit` with the name of each folder `CLUSTER/MEMBER/` that may hold names with this prefix, and with the folder. Deeper folders may belong to another destination. Only two
     /// folders are open at a time: a destination that many members share has more than a process may open.
-    fn for_each_folder(&self, visit: &mut dyn FnMut(&str, Dir) -> Result<()>) -> Result<()> {
-        for_each_folder_in(&self.root, &mut |cluster, dir| {
-            for_each_folder_in(&dir, &mut |member, dir| visit(&format!("{cluster}/{member}/"), dir))
+    fn for_each_folder(&self, prefix: &str, visit: &mut dyn FnMut(&str, Dir) -> Result<()>) -> Result<()> {
+        for_each_folder_in(&self.root, "", prefix, &mut |cluster, dir| {
+            for_each_folder_in(&dir, cluster, prefix, visit)
         })
     }
 }
@@ -111,13 +113,9 @@ impl BlobStore for DirectoryTree {
 
     fn list(&self, prefix: &str) -> Result<Vec<Blob>> {
         let mut all = Vec::new();
-        self.for_each_folder(&mut |folder, dir| {
-            // The prefix may end in the middle of a folder's name, or in the name of a file in it.
-            let rest = prefix.strip_prefix(folder).or(folder.starts_with(prefix).then_some(""));
-            if let Some(rest) = rest {
-                let blobs = self.flat(dir).list(rest)?.into_iter();
-                all.extend(blobs.map(|blob| Blob { name: format!("{folder}{}", blob.name), ..blob }));
-            }
+        self.for_each_folder(prefix, &mut |folder, dir| {
+            let blobs = self.flat(dir).list(prefix.strip_prefix(folder).unwrap_or_default())?.into_iter();
+            all.extend(blobs.map(|blob| Blob { name: format!("{folder}{}", blob.name), ..blob }));
             Ok(())
         })?;
         Ok(all)
@@ -142,8 +140,6 @@ impl BlobStore for DirectoryTree {
     }
 
     fn put_if_absent(&self, name: &str, content: &File, sha256: &str, progress: Sink<'_>) -> Result<()> {
-        let size = content.metadata().context("measuring the archive")?.len();
-        check_space(size, self.root.free_bytes()?, self.root.path(), "the archive", "free up space there")?;
         let (folder, file) = self.ensure_folder(name)?;
         folder.put_if_absent(&file, content, sha256, progress)
     }
@@ -177,11 +173,21 @@ impl BlobStore for DirectoryTree {
     }
 }
 
-/// Calls `visit` with each folder in a directory and its name. Hidden ones are left out.
-fn for_each_folder_in(dir: &Dir, visit: &mut dyn FnMut(&str, Dir) -> Result<()>) -> Result<()> {
-    for name in dir.names()?.into_iter().filter(|name| !name.starts_with('.')) {
-        if let Some(folder) = folder_in(dir, &name)? {
-            visit(&name, folder)?;
+/// Calls `visit` with each folder in the directory `dir`, whose name is `of_dir`, and with the name of that folder, which ends in a
+/// slash. Leaves out hidden ones, and those that cannot hold names with this prefix: they may belong to another user.
+fn for_each_folder_in(
+    dir: &Dir,
+    of_dir: &str,
+    prefix: &str,
+    visit: &mut dyn FnMut(&str, Dir) -> Result<()>,
+) -> Result<()> {
+    for name in dir.names()?.into_iter().filter(|name| !name.starts_with('.') && name != LOST_AND_FOUND) {
+        let full = format!("{of_dir}{name}/");
+        // The prefix may end in the middle of a folder's name, or in the name of a file in it.
+        if (full.starts_with(prefix) || prefix.starts_with(&full))
+            && let Some(folder) = folder_in(dir, &name)?
+        {
+            visit(&full, folder)?;
         }
     }
     Ok(())
@@ -275,6 +281,25 @@ mod tests {
     }
 
     #[test]
+    fn only_folders_that_may_hold_a_name_are_opened() {
+        let home = tempfile::tempdir().unwrap();
+        for folder in ["c1/etcd-0", "c1/etcd-1", "c2/etcd-0", "lost+found/etcd-0"] {
+            fs::create_dir_all(home.path().join(folder)).unwrap();
+        }
+        let tree = DirectoryTree::open(&on_own_disk(home.path())).unwrap();
+        for (prefix, count) in [("", 3), ("c1/", 2), ("c1/etcd", 2), ("c1/etcd-1/a", 1), ("c2", 1), ("d", 0)]
+        {
+            let mut visited = 0;
+            let visit = &mut |_: &str, _| {
+                visited += 1;
+                Ok(())
+            };
+            tree.for_each_folder(prefix, visit).unwrap();
+            assert_eq!(visited, count, "{prefix}");
+        }
+    }
+
+    #[test]
     fn few_folders_are_open_at_a_time() {
         let home = tempfile::tempdir().unwrap();
         for number in 0..30 {
@@ -287,7 +312,7 @@ mod tests {
         };
         let count_open = || fs::read_dir("/proc/self/fd").unwrap().flatten().filter(is_ours).count();
         let (mut folders, mut most) = (0, 0);
-        let visited = tree.for_each_folder(&mut |_, _| {
+        let visited = tree.for_each_folder("", &mut |_, _| {
             (folders, most) = (folders + 1, most.max(count_open()));
             Ok(())
         });

@@ -4,7 +4,7 @@
 //! directory, without following symlinks, and only if it is a regular file.
 
 use super::blob::{Blob, BlobStore, ContentChanged, Deletion, ErrorScope, NameTaken};
-use super::trusted_path::{TrustedPath, archive_owner};
+use super::trusted_path::{TrustedPath, archive_owner, check_space};
 use super::work_dir::WorkDir;
 use crate::error::Refusal;
 use crate::progress::Sink;
@@ -191,7 +191,10 @@ impl BlobStore for FlatDirectory {
         if self.dir.inode(name)?.is_some() {
             return self.require_same(name, sha256);
         }
+        // It removes those of killed runs, which may hold the space that is needed.
         let stage = WorkDir::create(&self.dir)?;
+        let size = content.metadata().context("measuring the archive")?.len();
+        check_space(size, self.dir.free_bytes()?, self.dir.path(), "the archive", "free up space there")?;
         let mut draft = stage.dir().create(DRAFT)?;
         let mut source = content.try_clone().context("opening the archive again")?;
         let context = || format!("putting {name} into {}", self.url);

@@ -172,6 +172,11 @@ impl TrustedPath {
         }
     }
 
+    /// Returns the open directory if it exists.
+    pub fn existing_dir(&self) -> Option<&Dir> {
+        self.missing.is_empty().then_some(&self.last)
+    }
+
     /// Returns the directory if it exists.
     pub fn existing(self) -> Option<Dir> {
         self.missing.is_empty().then_some(self.last)

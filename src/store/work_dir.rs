@@ -1,6 +1,7 @@
 //! A private directory next to the archives, for files that are not finished. It is removed when dropped, and if a run
 //! was killed, the next run removes it. A directory that another run still uses is never removed.
 
+use super::trusted_path::TrustedPath;
 use crate::system::durable::{Dir, NotDurable, PRIVATE, inode_of};
 use crate::system::lock::{HeldLock, try_lock};
 use crate::system::owner::Owner;
@@ -107,6 +108,19 @@ impl Drop for WorkDir<'_> {
         // If this fails, the next run removes it.
         let _ = self.home.remove_tree(&self.name);
     }
+}
+
+/// Checks that `needed` bytes are free for `what` in `target`. First removes the directories of killed runs: they may hold
+/// as much as this run needs, and would otherwise stay for ever.
+///
+/// # Errors
+/// Refuses if fewer bytes are free.
+pub fn make_room(target: &TrustedPath, needed: u64, what: &str) -> Result<()> {
+    if let Some(dir) = target.existing_dir() {
+        // If this fails, creating a directory fails as well, and reports it.
+        let _ = remove_abandoned(dir);
+    }
+    target.check_space(needed, what)
 }
 
 /// Removes the directories of killed runs from `home`.

@@ -184,11 +184,48 @@ fn refuses_a_missing_directory_or_an_empty_mount_point() {
         fixture.run("snapshot", &[]).failed(&["no file system is mounted at"]);
         assert!(names(&at).is_empty());
     }
+    // A copy that was killed has filled the disk. The next one removes it.
+    to(&at, "");
+    let mounted = mount::small(&at, "2m");
+    let folder = at.join(format!("{:x}/m1", fixture.world.cluster_id()));
+    fill_as_a_killed_run(&folder);
+    let _ = fixture.run("snapshot", &[]).completed();
+    assert_eq!(names(&folder).iter().filter(|name| name.starts_with('.')).count(), 0);
+    drop(mounted);
     // A full disk is reported before the archive is written.
     to(&at, "");
     let _small = mount::small(&at, "4k");
     fixture.world.fill();
     fixture.run("snapshot", &[]).failed(&["the archive needs", "No space left"]);
+}
+
+/// Fills the disk of `home` with the working directory of a killed run.
+fn fill_as_a_killed_run(home: &Path) {
+    let left = home.join(".etcd-snapshot-0f0e0d0c-0b0a-4908-8706-050403020100");
+    fs::create_dir_all(&left).unwrap();
+    let mut file = fs::File::create(left.join("db")).unwrap();
+    let full = std::io::copy(&mut std::io::repeat(1), &mut file).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+}
+
+#[test]
+fn the_files_of_a_killed_run_take_no_space_from_the_next_one() {
+    if !is_root() {
+        return eprintln!("skipped: only root can mount");
+    }
+    let world = World::plain(Version::V35);
+    world.fill();
+    let elsewhere = world.path("elsewhere");
+    let archive =
+        world.snapshot(&[&format!("target={}", elsewhere.display())]).completed().get("snapshot.path");
+    let _small = mount::small(&world.target(), "64m");
+    let from = format!("snapshot={archive}");
+    for (action, words) in [("snapshot", vec![]), ("restore", vec![&*from])] {
+        fill_as_a_killed_run(&world.target());
+        let command = world.action(program(action), &[&[&*world.to_target()], &*words].concat());
+        let _ = Run::start(command, &world.path("runs")).finish().completed();
+        assert!(world.leftovers().is_empty(), "{action}: {:?}", world.leftovers());
+    }
 }
 
 #[test]
