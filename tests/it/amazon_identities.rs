@@ -129,6 +129,33 @@ fn a_refused_session_is_replaced_by_one_new_session() {
     }
 }
 
+/// The answer to a `HEAD` has no body, and so no code that says that the session has ended.
+#[test]
+fn a_session_that_is_refused_for_a_head_is_replaced_too() {
+    let file = token_file(TOKEN);
+    for exists in [true, false] {
+        let storage = Loopback::start(move |request| {
+            let is_head = request.line.starts_with("HEAD");
+            let error =
+                |code: &str| format!("<Error><Code>{code}</Code><Message>It ended.</Message></Error>");
+            let (status, code) = match (request.has("x-amz-security-token: canary-new"), exists) {
+                (false, _) => (400, "ExpiredToken"),
+                (true, false) => (404, "NoSuchKey"),
+                (true, true) => return Some((200, "ETag: \"e\"\r\n".to_owned(), String::new())),
+            };
+            answer(status, if is_head { String::new() } else { error(code) })
+        });
+        let tokens = token_service(&["canary-old", "canary-new"], TOKEN);
+        let read = web_identity(&storage, &tokens, file.path()).read("a.tar.gz").map(drop);
+        let error = read.err().map(|error| format!("{error:#}"));
+        match (exists, error) {
+            (true, None) => {}
+            (false, Some(error)) => assert!(error.ends_with("a.tar.gz does not exist"), "{error}"),
+            unexpected => panic!("{unexpected:?}"),
+        }
+    }
+}
+
 #[test]
 fn a_session_is_renewed_before_it_ends() {
     let (storage, file) = (bucket("canary"), token_file(TOKEN));

@@ -1,6 +1,6 @@
 //! The parts of an object, several at a time: sent from a file that is hashed meanwhile, and fetched in their order.
 //!
-//! It must never hold more than [`MAX_MEMORY`] bytes of parts, and never leave a thread running.
+//! It must never hold more than [`MAX_MEMORY`] bytes of parts, or two parts if they are larger, and never leave a thread running.
 
 use super::object::{ObjectReader, PART_SIZE};
 use super::service::OnSent;
@@ -61,7 +61,9 @@ impl Parts<'_> {
     /// Fails with the first error of any part. The cause is [`ContentChanged`] if the file has another hash.
     pub fn send(&self, progress: Sink<'_>) -> Result<Vec<String>> {
         let count = self.count();
-        let senders = SENDERS.min(count).min(MAX_MEMORY / self.length()).max(1);
+        // One part is being read.
+        let at_a_time = (MAX_MEMORY / self.length()).saturating_sub(1);
+        let senders = SENDERS.min(count).min(at_a_time).max(1);
         let (hand_over, parts) = mpsc::sync_channel(0);
         let (parts, failed) = (Arc::new(Mutex::new(parts)), &FirstError::default());
         let (report, sent) = mpsc::channel();

@@ -13,16 +13,18 @@ const HEADERS: HeadHeaders = HeadHeaders { version: "x-amz-version-id", sha256: 
 /// Describes the object `key`. Returns `None` if it does not exist.
 pub(super) fn head(client: &Client, key: &str) -> Result<Option<ObjectHead>> {
     match client.send(&Request { method: "HEAD", key, ..Request::default() }) {
-        Ok(response) => {
-            let lock = lock_in(&response);
-            ObjectHead::from_headers(key, response, &HEADERS, lock).map(Some)
-        }
+        Ok(response) => described(key, response).map(Some),
         Err(error) => match error.downcast_ref::<RequestError>() {
             Some(cause) if cause.is_absent() => Ok(None),
-            Some(cause) if cause.has_no_code() => Err(explain(client, key, error)),
+            Some(cause) if cause.has_no_code() => explain(client, key, error),
             _ => Err(error),
         },
     }
+}
+
+fn described(key: &str, response: Response) -> Result<ObjectHead> {
+    let lock = lock_in(&response);
+    ObjectHead::from_headers(key, response, &HEADERS, lock)
 }
 
 /// Returns the lock in a response. Whether it is over is decided by the server's clock, which is in the response too.
@@ -39,9 +41,17 @@ fn lock_in(response: &Response) -> Option<String> {
     (!is_over).then(|| format!("object lock keeps it until {until} ({mode})"))
 }
 
-/// Returns the error that the server gives for a `GET`. The response to a `HEAD` has no room for its code and message.
-fn explain(client: &Client, key: &str, without_code: Error) -> Error {
+/// Sends a `GET`, because the response to a `HEAD` has no room for the code and the message of an error. If the `GET` succeeds, as
+/// when a role session had ended and was renewed for it, sends the `HEAD` once more.
+fn explain(client: &Client, key: &str, without_code: Error) -> Result<Option<ObjectHead>> {
     let headers = vec![("range", "bytes=0-0".to_owned())];
     let request = Request { method: "GET", key, headers, ..Request::default() };
-    client.send(&request).err().unwrap_or(without_code)
+    match client.send(&request) {
+        Err(error) if error.downcast_ref().is_some_and(RequestError::is_absent) => Ok(None),
+        Err(error) => Err(error),
+        Ok(_) => match client.send(&Request { method: "HEAD", key, ..Request::default() }) {
+            Ok(response) => described(key, response).map(Some),
+            Err(_) => Err(without_code),
+        },
+    }
 }
