@@ -175,8 +175,7 @@ impl Repositories {
         match id {
             RepositoryId::Directory(dir) => {
                 let Some(directory) = FlatDirectory::open(dir)? else { return Ok(None) };
-                let is_known = |name: &str| self.destinations.has(name);
-                let pending_uploads = upload::pending_by_archive(directory.dir(), is_known)?;
+                let pending_uploads = upload::pending_by_archive(directory.dir())?;
                 let made = runs::made(directory.dir());
                 let mut repository = Repository::new(None, Box::new(directory));
                 repository.made = made;

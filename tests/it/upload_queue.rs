@@ -171,6 +171,28 @@ fn a_stuck_upload_fails_no_backup_and_can_be_given_up() {
     assert_eq!((none.get("uploads"), none.get("count")), ("none".to_owned(), "0".to_owned()));
 }
 
+/// The destination may come back, or its uploads may be moved to its new name.
+#[test]
+fn retention_keeps_archives_for_a_destination_that_was_renamed() {
+    let world = World::plain(Version::V35);
+    let target = world.to_target();
+    write_settings(&world, &["old"], "keep: {last: 1}\n");
+    for number in 0..3 {
+        world.put(number..number + 1, "more");
+        run(&world, "snapshot", &[&target]).failed(&["uploading to old: "]);
+    }
+    write_settings(&world, &["new"], "keep: {last: 1}\n");
+    fs::create_dir(destination_dir(&world, "new")).unwrap();
+    world.put(0..2, "later");
+    let _ = run(&world, "backup", &[&target]);
+    assert_eq!((archives(&world).len(), uploaded_archives(&world, "new").len()), (4, 1));
+    let _ = run(&world, "upload", &[&target, "move=old/new"]).completed();
+    let _ = run(&world, "upload", &[&target]).completed();
+    assert_eq!(uploaded_archives(&world, "new").len(), 4);
+    let _ = run(&world, "backup", &[&target]).completed();
+    assert_eq!(archives(&world).len(), 1);
+}
+
 #[test]
 fn the_state_line_lists_archives_with_pending_uploads() {
     let world = World::plain(Version::V35);

@@ -169,24 +169,20 @@ fn has(destinations: &Destinations, destination: &str, archive: &NewArchive<'_>)
 /// # Errors
 /// Fails if the queue cannot be read.
 pub fn count_pending(home: &Dir, is_known: impl Fn(&str) -> bool) -> Result<usize> {
-    Ok(pending_by_archive(home, is_known)?.values().map(Vec::len).sum())
+    let pending = pending_by_archive(home)?;
+    Ok(pending.values().flatten().filter(|destination| is_known(destination)).count())
 }
 
-/// Returns the known destinations that each archive in `home` still has to be uploaded to.
+/// Returns the destinations that each archive in `home` still has to be uploaded to, also those that the settings no longer have:
+/// they may have been renamed, or may come back. `check` reports them until their uploads are moved or given up.
 ///
 /// # Errors
 /// Fails if the queue cannot be read.
-pub fn pending_by_archive(
-    home: &Dir,
-    is_known: impl Fn(&str) -> bool,
-) -> Result<BTreeMap<String, Vec<String>>> {
+pub fn pending_by_archive(home: &Dir) -> Result<BTreeMap<String, Vec<String>>> {
     let mut pending: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let Some(queue) = Queue::open(home)? else { return Ok(pending) };
     for upload in queue.uploads()? {
-        // Uploads to a destination that was removed from the settings would protect their archives for ever.
-        if is_known(&upload.destination) {
-            pending.entry(upload.archive).or_default().push(upload.destination);
-        }
+        pending.entry(upload.archive).or_default().push(upload.destination);
     }
     Ok(pending)
 }
