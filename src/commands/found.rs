@@ -3,7 +3,7 @@
 use super::moved_uploads;
 use crate::archive::name::taken;
 use crate::error::Subcommand;
-use crate::inventory::{Repository, may_be_archive, upload};
+use crate::inventory::{Repository, UnreliableArchives, may_be_archive, upload};
 use crate::schedule::Expected;
 use crate::schedule::runs::health::BackupFacts;
 use crate::schedule::runs::last_results::LastResults;
@@ -60,7 +60,7 @@ pub(super) struct Found {
     total: Result<usize, String>,
     unconfigured: Option<String>,
     archives: Vec<String>,
-    damaged: Vec<String>,
+    unreliable: UnreliableArchives,
     misdated: Vec<String>,
     now: Timestamp,
 }
@@ -75,7 +75,7 @@ impl Found {
             total: Ok(0),
             unconfigured: None,
             archives: Vec::new(),
-            damaged: Vec::new(),
+            unreliable: UnreliableArchives::default(),
             misdated: Vec::new(),
             now,
         }
@@ -83,14 +83,16 @@ impl Found {
 
     /// Gathers the facts. A queue that cannot be read does not hide the other facts.
     pub fn at(home: &Dir, settings: &Settings, now: Timestamp) -> Result<Self> {
-        let damaged = match Repository::open_directory(home.path())? {
+        let unreliable = match Repository::open_directory(home.path())? {
             Some(mut repository) => {
                 repository.made = runs::made(home);
-                repository.damaged()?
+                repository.unreliable()?
             }
-            None => Vec::new(),
+            None => UnreliableArchives::default(),
         };
-        let is_good = |name: &String| may_be_archive(name) && !damaged.contains(name);
+        let UnreliableArchives { damaged, unreadable } = &unreliable;
+        let is_good =
+            |name: &String| may_be_archive(name) && !damaged.contains(name) && !unreadable.contains(name);
         let archives: Vec<String> = home.names()?.into_iter().filter(is_good).collect();
         let is_misdated = |name: &&String| taken(name).is_some_and(|taken| is_in_the_future(taken, now));
         let pending = pending_by_destination(home);
@@ -103,7 +105,7 @@ impl Found {
             pending,
             total,
             archives,
-            damaged,
+            unreliable,
             now,
         })
     }
@@ -113,7 +115,8 @@ impl Found {
         BackupFacts {
             runs: &self.runs,
             archives: &self.archives,
-            damaged: &self.damaged,
+            damaged: &self.unreliable.damaged,
+            unreadable: &self.unreliable.unreadable,
             misdated: &self.misdated,
             now: self.now,
             pending: self.total.as_ref().copied(),

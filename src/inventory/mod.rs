@@ -25,7 +25,7 @@ pub use extract::{Extracted, check_can_extract, extract};
 pub use fetch::{Fetched, fetch};
 pub use listing::{Listing, Relisting, StoredSnapshot, UnreadableRepository};
 pub use record::Record;
-pub use repository::Repository;
+pub use repository::{Repository, UnreliableArchives};
 pub use retention::RetentionDecision;
 pub use selector::{ALL, LATEST, Repositories, RepositoryId, Selection, Selector};
 pub use unpack::{must_open, unpack, was_verified_as};

@@ -57,6 +57,15 @@ struct CurrentBlobs {
 /// instead.
 type Readable<T> = Result<T, String>;
 
+/// Archives that cannot be relied on, by name.
+#[derive(Debug, Default)]
+pub struct UnreliableArchives {
+    /// Those that were found damaged, or no longer have the manifest that they were made with.
+    pub damaged: Vec<String>,
+    /// Those that cannot be read, or whose manifest or record cannot be read.
+    pub unreadable: Vec<String>,
+}
+
 impl Repository {
     /// The archives in `store`: in a destination called `name` they are in folders `CLUSTER/MEMBER`, without a name in
     /// no folder.
@@ -111,18 +120,25 @@ impl Repository {
         Ok(sizes.fold((0, 0), |(count, bytes), size| (count + 1, bytes + size)))
     }
 
-    /// Returns the names of the archives that were found damaged, or no longer have the manifest that they were made with.
+    /// Returns the names of the archives that cannot be relied on.
     ///
     /// # Errors
     /// Fails if the store cannot be listed.
-    pub fn damaged(&self) -> Result<Vec<String>> {
+    pub fn unreliable(&self) -> Result<UnreliableArchives> {
         let blobs = self.store.list("")?;
         let with_record: BTreeSet<&str> = blobs.iter().filter_map(|blob| archive_of(&blob.name)).collect();
         let is_known =
             |name: &str| with_record.contains(name) || self.made.contains_key(name) || is_encrypted(name);
         let entries = self.describe_all(&blobs, |name| self.is_archive(name) && is_known(name))?;
-        let damaged = entries.into_iter().filter(|entry| entry.record.damage.is_some());
-        Ok(damaged.map(|entry| entry.name).collect())
+        let mut found = UnreliableArchives::default();
+        for entry in entries {
+            if entry.record.damage.is_some() {
+                found.damaged.push(entry.name);
+            } else if entry.unreadable.is_some() {
+                found.unreadable.push(entry.name);
+            }
+        }
+        Ok(found)
     }
 
     /// Opens an archive or a sidecar to be read once from its beginning.

@@ -54,6 +54,7 @@ impl Inputs {
                 runs: &self.runs,
                 archives: &self.archives,
                 damaged: &[],
+                unreadable: &[],
                 misdated: &[],
                 now: at(1000),
                 pending: Ok(2),

@@ -68,6 +68,8 @@ pub struct BackupFacts<'a> {
     pub archives: &'a [String],
     /// The names of the existing archives that were found damaged.
     pub damaged: &'a [String],
+    /// The names of the existing archives that cannot be read, or whose manifest or record cannot be read.
+    pub unreadable: &'a [String],
     /// The names of the archives that are dated in the future.
     pub misdated: &'a [String],
     /// The current time.
@@ -164,7 +166,8 @@ pub fn assess(known: &BackupFacts<'_>, limits: AgeLimits) -> HealthReport {
         known.timer_problem.map(str::to_owned),
         describe_pending(known.pending),
         known.unconfigured.map(str::to_owned),
-        describe_damaged(known.damaged),
+        describe_several(known.damaged, "is damaged", "are damaged"),
+        describe_several(known.unreadable, "cannot be read", "cannot be read"),
         known.describe_misdated(),
     ];
     let verifications = known.verifications.iter().zip(["verification", "drill"]);
@@ -230,11 +233,11 @@ fn describe_pending(pending: Result<usize, &String>) -> Option<String> {
     }
 }
 
-fn describe_damaged(damaged: &[String]) -> Option<String> {
-    match damaged {
+fn describe_several(archives: &[String], of_one: &str, of_several: &str) -> Option<String> {
+    match archives {
         [] => None,
-        [one] => Some(format!("{one} is damaged")),
-        several => Some(format!("{} archives are damaged: {}", several.len(), several.join(", "))),
+        [one] => Some(format!("{one} {of_one}")),
+        several => Some(format!("{} archives {of_several}: {}", several.len(), several.join(", "))),
     }
 }
 

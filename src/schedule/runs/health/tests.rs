@@ -27,6 +27,7 @@ fn facts<'a>(runs: &'a [Run], archives: &'a [String], now: i64) -> BackupFacts<'
         runs,
         archives,
         damaged: &[],
+        unreadable: &[],
         misdated: &[],
         now: at(now),
         pending: Ok(0),
@@ -172,6 +173,9 @@ fn damage_and_a_failed_drill_are_warnings() {
         assert_eq!(report.level, HealthLevel::Warning);
         assert!(report.summary.ends_with(words), "{}", report.summary);
     }
+    let report = assess(&BackupFacts { unreadable: &damaged, ..facts(&runs, &archives, 1) }, LIMITS);
+    assert_eq!(report.level, HealthLevel::Warning);
+    assert!(report.summary.ends_with("; b.tar.gz cannot be read"), "{}", report.summary);
     // Nothing else reports damage in a destination.
     let offsite = ["offsite/c/m1/b.tar.gz".to_owned()];
     let verifications = [Some(&of_drill(&offsite)), None];
