@@ -264,9 +264,10 @@ impl Attempts<'_> {
     /// Waits for the next attempt. Returns `stop`, the reason why the last one failed, if there is no further one.
     fn pause(&self, call: &Call<'_>, watch: &mut Watch<'_>, stop: ActionError) -> Result<(), ActionError> {
         let tries = watch.run.tries;
-        let is_next = |table: &&Timetable| tries <= table.retries && interrupt::requested().is_none();
-        let Some(table) = self.table.filter(is_next) else { return Err(stop) };
-        let pause = table.retry_delay(tries);
+        let table = self.table.filter(|_| interrupt::requested().is_none());
+        let Some(pause) = table.and_then(|table| table.retry_delay(tries, call.now)) else {
+            return Err(stop);
+        };
         watch.run.backup_message = Some(format!("try {tries}: {}", in_short(&stop)));
         watch.note();
         let said = format!("trying again in {}, because {}", format_seconds(pause), in_short(&stop));

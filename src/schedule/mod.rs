@@ -19,7 +19,7 @@ pub use span::{format_seconds, parse_seconds};
 pub use units::{ServiceCommand, Units};
 
 use crate::error::{Refusal, did_you_mean};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -161,9 +161,21 @@ impl Timetable {
         self.every.is_some_and(|every| tick(every) != every)
     }
 
-    /// Returns the delay before retry number `nth`, in seconds.
-    pub fn retry_delay(&self, nth: u32) -> u64 {
-        self.retry_after.saturating_mul(1_u64.checked_shl(nth.saturating_sub(1)).unwrap_or(u64::MAX))
+    /// Returns the delay before retry number `nth`, in seconds. `None` if there is no further retry, or if another run is due before
+    /// it: systemd would not start that run while this one waits.
+    pub fn retry_delay(&self, nth: u32, now: Timestamp) -> Option<u64> {
+        if nth > self.retries {
+            return None;
+        }
+        let delay =
+            self.retry_after.saturating_mul(1_u64.checked_shl(nth.saturating_sub(1)).unwrap_or(u64::MAX));
+        let retry = i64::try_from(delay)
+            .ok()
+            .and_then(|delay| now.checked_add(SignedDuration::from_secs(delay)).ok());
+        let is_late = |next: Timestamp| retry.is_none_or(|retry| retry >= next);
+        // A calendar that cannot be evaluated is no reason to give up.
+        let expected = self.expected_after(now).ok().flatten();
+        (!expected.is_some_and(|expected| is_late(expected.next))).then_some(delay)
     }
 }
 
@@ -307,7 +319,14 @@ mod tests {
 
     #[test]
     fn each_retry_waits_twice_as_long() {
-        let table = schedule("@daily").timetable().unwrap();
-        assert_eq!((1..=table.retries).map(|nth| table.retry_delay(nth)).collect::<Vec<_>>(), [60, 120, 240]);
+        let table = schedule("every 12h").timetable().unwrap();
+        let delays = |table: &Timetable| {
+            (1..9).map_while(|nth| table.retry_delay(nth, Timestamp::UNIX_EPOCH)).collect::<Vec<_>>()
+        };
+        assert_eq!(delays(&table), [60, 120, 240]);
+        // A retry that would begin when the next run is due, or later, is left out.
+        let schedule: Schedule =
+            serde_yaml::from_str("{when: every 1h, retries: 10, retry-after: 10m}").unwrap();
+        assert_eq!(delays(&schedule.timetable().unwrap()), [600, 1200, 2400]);
     }
 }
