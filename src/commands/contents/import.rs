@@ -20,6 +20,7 @@ use crate::system::durable::Dir;
 use crate::system::interrupt;
 use anyhow::{Context, Error, Result, anyhow};
 use serde::{Serialize, Serializer};
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -211,10 +212,15 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     import(&opener, &source, &site, request, outcome).map_err(|error| {
         // A document of an error is held in memory.
         outcome.keys = PlanList::default();
+        let is_changed = error.is::<ChangedMeanwhile>();
         let unanswered = error.downcast_ref().map_or(0, |unanswered: &Unanswered| unanswered.keys);
         let error = opener.explain(error, &source.to_string());
         match (outcome.put, unanswered) {
             (0, 0) => error,
+            (put, 0) if is_changed => with_state(
+                error,
+                format!("keys put: {put}; the others have newer values now, which were kept. See them with --plan"),
+            ),
             (put, 0) => {
                 with_state(error, format!("keys put: {put}; the others were not put, and the same command puts them"))
             }
@@ -272,7 +278,7 @@ fn import(
     (opener.call.progress())(Progress::Step("putting the keys into etcd"));
     let Outcome { keys, put, .. } = outcome;
     let changed = apply(&client, keys, &values, put)?;
-    if changed.is_empty() { Ok(()) } else { Err(changed_meanwhile(&changed)) }
+    if changed.is_empty() { Ok(()) } else { Err(ChangedMeanwhile(changed).into()) }
 }
 
 /// Refuses keys of another cluster, unless that is allowed.
@@ -300,11 +306,20 @@ fn check_existing(request: &Request, planned: &Planned) -> Result<(), Refusal> {
     ))
 }
 
-fn changed_meanwhile(changed: &[String]) -> Error {
-    let named = changed.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join(", ");
-    let more = if changed.len() > MAX_NAMED { ", …" } else { "" };
-    anyhow!("not put, because they changed after the plan was made: {named}{more} (keys: {})", changed.len())
+/// Some keys were not put, because clients have changed them since the plan was made.
+#[derive(Debug)]
+struct ChangedMeanwhile(Vec<String>);
+
+impl fmt::Display for ChangedMeanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = self.0.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join(", ");
+        let more = if self.0.len() > MAX_NAMED { ", …" } else { "" };
+        let count = self.0.len();
+        write!(f, "not put, because they changed after the plan was made: {named}{more} (keys: {count})")
+    }
 }
+
+impl std::error::Error for ChangedMeanwhile {}
 
 /// Puts the keys of a plan. Returns the keys that changed since and were kept. `put` counts the others.
 fn apply(client: &Client, keys: &PlanList, values: &Values, put: &mut u64) -> Result<Vec<String>> {
