@@ -226,7 +226,8 @@ fn failed(error: anyhow::Error, site: &Site, call: &Call<'_>) -> ActionError {
 
 /// Fails because of alarms, which stay until their causes are gone.
 fn alarmed(what: String, alarms: &str) -> ActionError {
-    let next = match alarms.contains("NOSPACE") {
+    // `disarm` ends all alarms, and a corrupt member would serve again.
+    let next = match alarms.contains("NOSPACE") && !alarms.contains("CORRUPT") {
         true => format!(
             "make room in the database: {}, then {}, then {}",
             Subcommand::new("compact").flag("physical"),
@@ -239,4 +240,21 @@ fn alarmed(what: String, alarms: &str) -> ActionError {
         }
     };
     ActionError::from_error(anyhow!(what), UNCHANGED, next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_corrupt_member_is_not_disarmed_to_make_room() {
+        let next = |alarms: &str| match alarmed("alarms".to_owned(), alarms) {
+            ActionError::Failed(failure) => failure.next,
+            other => panic!("{other:?}"),
+        };
+        assert!(next("memberID:1 alarm:NOSPACE").contains("disarm"));
+        for alarms in ["memberID:1 alarm:CORRUPT", "memberID:1 alarm:NOSPACE\nmemberID:2 alarm:CORRUPT"] {
+            assert!(!next(alarms).contains("disarm"), "{alarms}");
+        }
+    }
 }
