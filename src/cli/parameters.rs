@@ -11,9 +11,10 @@ use std::collections::BTreeMap;
 
 /// The parameters that may be given several times. Their values are separated by commas.
 const REPEATABLE: [&str; 1] = ["label"];
-/// The parameters that an empty text would ignore: a script with an unset variable would restore without the check, or prune
-/// all archives. Juju gives them as empty by default.
-const NEVER_EMPTY: [&str; 2] = ["expected-sha256", "label"];
+/// The text parameter that may be empty. An empty text means for all others that they are not given, as Juju gives them by
+/// default. In a terminal it comes from an unset variable in a script, which would then restore without the check, prune all
+/// archives, or import all keys.
+const MAY_BE_EMPTY: &str = "note";
 /// The parameter with which `restore` only recovers an interrupted run.
 const RECOVER: &str = "recover";
 
@@ -38,7 +39,8 @@ impl<'a> Collector<'a> {
     /// Refuses a name that is not declared or was given before, and a value of another type.
     pub fn add_text(&mut self, name: &str, value: &str) -> Result<(), Refusal> {
         let param = self.declared(name)?;
-        if value.is_empty() && NEVER_EMPTY.contains(&name) {
+        let is_text = matches!(param.kind, Kind::Text | Kind::Word) && param.allowed.is_empty();
+        if value.is_empty() && is_text && name != MAY_BE_EMPTY {
             return Err(self.refusal(format!("parameter {name} is empty")));
         }
         let value = from_text(param, value).ok_or_else(|| self.badly_typed(param))?;
@@ -227,10 +229,11 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_hash_is_refused_unless_juju_gives_its_default() {
-        let refusal = from_words(&[("expected-sha256", "")]).unwrap_err();
-        assert_eq!(refusal.reason, "parameter expected-sha256 is empty");
-        assert!(from_words(&[("target", "")]).is_ok());
+    fn an_empty_text_is_refused_unless_juju_gives_its_default() {
+        for name in ["expected-sha256", "target", "snapshot"] {
+            let refusal = from_words(&[(name, "")]).unwrap_err();
+            assert_eq!(refusal.reason, format!("parameter {name} is empty"));
+        }
         assert!(from_map(&json!({"expected-sha256": ""})).is_ok());
     }
 
@@ -340,7 +343,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_comes_through_unchanged(value in "[^\\p{Cc}]{0,40}") {
+        fn any_text_comes_through_unchanged(value in "[^\\p{Cc}]{1,40}") {
             let params = from_words(&[("target", &value)]).unwrap();
             prop_assert_eq!(params.text("target").unwrap(), value);
         }
