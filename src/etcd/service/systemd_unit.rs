@@ -51,7 +51,8 @@ pub fn systemctl(words: &[&str]) -> Option<String> {
 fn stops_by_signal(shown: &str) -> bool {
     let has = |line: &str| shown.lines().any(|shown| shown == line);
     has("LoadState=loaded")
-        && !has("KillMode=none")
+        // With `process`, as k3s and RKE2 have it, the unit's other processes outlive it, and a signal would reach them too.
+        && (has("KillMode=control-group") || has("KillMode=mixed"))
         && !shown.lines().any(|line| line.starts_with("ExecStop="))
 }
 
@@ -67,6 +68,7 @@ mod tests {
             ("KillMode=mixed\nLoadState=loaded\n".to_owned(), true),
             (format!("KillMode=control-group\n{stop}\nLoadState=loaded\n"), false),
             ("KillMode=none\nLoadState=loaded\n".to_owned(), false),
+            ("KillMode=process\nLoadState=loaded\n".to_owned(), false),
             ("KillMode=control-group\nLoadState=not-found\n".to_owned(), false),
             (String::new(), false),
         ] {
