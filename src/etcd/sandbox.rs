@@ -14,6 +14,7 @@ use super::incoming::partial_name;
 use super::known_messages::recognize;
 use super::member::Member;
 use super::timeouts;
+use super::tools::{UNSUPPORTED_ARCH, go_architecture};
 use crate::system::durable::Dir;
 use crate::system::growing_file::GrowthSender;
 use crate::system::interrupt;
@@ -156,7 +157,7 @@ fn start(etcd: &Path, home: &Dir) -> Result<Running> {
     let program = Program::new(etcd).without_network().redact_output(recognize, MANUAL_STEPS);
     // The copy is temporary. Syncing it would write the whole database to the disk. Versions that do not know the variable
     // ignore it.
-    let program = program.env("ETCD_UNSAFE_NO_FSYNC", "true");
+    let program = program.env("ETCD_UNSAFE_NO_FSYNC", "true").env(UNSUPPORTED_ARCH, go_architecture());
     let program = program.cwd(fd_path(home)).env("NOTIFY_SOCKET", NOTIFY_SOCKET).args([
         "--data-dir=.".to_owned(),
         format!("--listen-client-urls=unix://{CLIENT_SOCKET}"),

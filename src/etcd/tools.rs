@@ -243,10 +243,24 @@ const ETCDCTL: VersionQuery = VersionQuery { name: "etcdctl", word: "version", l
 const ETCDUTL: VersionQuery = VersionQuery { name: "etcdutl", word: "version", label: "etcdutl version:" };
 const ETCD: VersionQuery = VersionQuery { name: "etcd", word: "--version", label: "etcd Version:" };
 
+/// The variable without which etcd 3.4 does not start on arm64, and other versions on other architectures (`etcdmain/etcd.go`
+/// `checkSupportArch`). It names the architecture. Where etcd is supported, it has no effect.
+pub(super) const UNSUPPORTED_ARCH: &str = "ETCD_UNSUPPORTED_ARCH";
+
+/// Returns Go's name of this machine's architecture.
+pub(super) fn go_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "powerpc64" => "ppc64le",
+        same => same,
+    }
+}
+
 /// Runs a program to learn its version.
 fn ask(path: &Path, question: &VersionQuery) -> Result<Installed> {
     let VersionQuery { name, word, label } = question;
-    let output = Program::new(path).args([word]).run();
+    let output = Program::new(path).args([word]).env(UNSUPPORTED_ARCH, go_architecture()).run();
     let output = output.with_context(|| format!("asking {name} for its version"))?;
     let version = Version::from_output(&output.text(), label);
     let version = version.with_context(|| format!("{} did not print a version of etcd", path.display()))?;
