@@ -80,6 +80,19 @@ struct Unit {
     is_disabled: bool,
 }
 
+/// Replaces each `${NAME}` in a word by its value, which is empty if the variable is not set.
+fn replace_variables<'v>(word: &str, value: &dyn Fn(&str) -> &'v str) -> String {
+    let mut parts = word.split("${");
+    let mut replaced = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once('}') {
+            Some((name, rest)) => replaced.extend([value(name), rest]),
+            None => replaced.extend(["${", part]),
+        }
+    }
+    replaced
+}
+
 fn units_in(shown: &str) -> impl Iterator<Item = Unit> {
     shown.split("\n\n").map(Unit::parse)
 }
@@ -94,7 +107,10 @@ impl Unit {
                 "ExecStart" => unit.parse_command(value),
                 "Environment" => unit.variables = assignments(value),
                 "EnvironmentFiles" => unit.files.extend(parse_file(value)),
-                "WorkingDirectory" if value.starts_with('/') => unit.cwd = PathBuf::from(value),
+                // `!` marks a directory that may be missing.
+                "WorkingDirectory" if value.trim_start_matches('!').starts_with('/') => {
+                    unit.cwd = PathBuf::from(value.trim_start_matches('!'));
+                }
                 _ => {}
             }
         }
@@ -166,13 +182,7 @@ impl Unit {
         let value = |name: &str| variables.get(name).map_or("", String::as_str);
         let expand = |word: &str| match word.strip_prefix('$').filter(|name| !name.starts_with('{')) {
             Some(name) => value(name).split_whitespace().map(str::to_owned).collect(),
-            None => {
-                let mut word = word.to_owned();
-                for (name, value) in variables {
-                    word = word.replace(&format!("${{{name}}}"), value);
-                }
-                vec![word]
-            }
+            None => vec![replace_variables(word, &value)],
         };
         self.words.split_whitespace().skip(1).flat_map(expand).collect()
     }
@@ -247,10 +257,10 @@ mod tests {
 
     /// The output of systemd 252 for Debian's unit with a drop-in, and for another service.
     const SHOWN: &str = "\
-ExecStart={ path=/usr/bin/etcd ; argv[]=/usr/bin/etcd $DAEMON_ARGS --name=${ETCD_NAME}-x ; ignore_errors=no ; start_time=[n/a] ; pid=0 ; code=(null) ; status=0/0 }
+ExecStart={ path=/usr/bin/etcd ; argv[]=/usr/bin/etcd $DAEMON_ARGS --name=${ETCD_NAME}-x${UNSET} ; ignore_errors=no ; start_time=[n/a] ; pid=0 ; code=(null) ; status=0/0 }
 Environment=DAEMON_ARGS= ETCD_NAME=vm ETCD_DATA_DIR=/var/lib/etcd/default \"ETCD_LOG_OUTPUTS=a b\"
 EnvironmentFiles=/etc/default/etcd (ignore_errors=yes)
-WorkingDirectory=/srv
+WorkingDirectory=!/srv
 UnitFileState=disabled
 Id=etcd.service
 
@@ -277,6 +287,13 @@ Id=cron.service
             })
         };
         look(root.path(), &Systemd { main_pid: &|_| None, systemctl: &systemctl })
+    }
+
+    #[test]
+    fn reads_the_directory_of_a_unit() {
+        for (shown, expected) in [("/srv", "/srv"), ("!/srv", "/srv"), ("", "/"), ("~", "/")] {
+            assert_eq!(Unit::parse(&format!("WorkingDirectory={shown}")).cwd, Path::new(expected), "{shown}");
+        }
     }
 
     #[test]
