@@ -23,6 +23,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use std::path::PathBuf;
 
+/// The values of `compression`, as `actions.yaml` declares them.
+const COMPRESSIONS: [&str; 2] = ["balanced", "small"];
+
 /// The default number of retries.
 const DEFAULT_RETRIES: u32 = 3;
 /// The default delay before the first retry. Each further retry waits twice as long.
@@ -88,6 +91,11 @@ impl Schedule {
     /// # Errors
     /// Refuses a schedule that has a mistake, and names the mistake.
     pub fn timetable(&self) -> Result<Timetable, Refusal> {
+        if let Some(compression) = self.compression.as_deref().filter(|given| !COMPRESSIONS.contains(given)) {
+            // Every run would be refused.
+            let next = format!("give {}", COMPRESSIONS.join(" or "));
+            return Err(refuse(&format!("compression is {compression:?}"), &next));
+        }
         let when = self.when.trim();
         let jitter = duration("jitter", self.jitter.as_deref().unwrap_or("0s"))?;
         let every = match when.strip_prefix("@every").or_else(|| when.strip_prefix("every")) {
@@ -275,7 +283,9 @@ mod tests {
         let zone = |when| Schedule { zone: Some("Europe/Berlin".into()), ..schedule(when) };
         let late = Schedule { jitter: Some("12h".into()), ..schedule("every 12h") };
         let odd = Schedule { jitter: Some("soon".into()), ..schedule("@daily") };
+        let best = Schedule { compression: Some("best".into()), ..schedule("@daily") };
         for (refused, why) in [
+            (best, "compression is \"best\""),
             (schedule("every 30s"), "\"30s\" is not an interval"),
             (schedule("every"), "\"\" is not an interval"),
             (schedule("12h"), "did you mean when: every 12h?"),

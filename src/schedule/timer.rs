@@ -193,7 +193,10 @@ pub fn remove() -> Result<bool> {
     if installed()?.is_none() {
         return Ok(false);
     }
-    systemd::systemctl(&["disable", "--quiet", "--now", "--", TIMER])?;
+    // After an interrupted installation or removal, there may be only the service.
+    if Path::new(UNIT_DIR).join(TIMER).exists() {
+        systemd::systemctl(&["disable", "--quiet", "--now", "--", TIMER])?;
+    }
     // Removes the time at which it last fired, so that a new timer of this name does not count a missed run.
     let _ = systemd::systemctl(&["clean", "--what=state", "--", TIMER]);
     let dir = Dir::open(Path::new(UNIT_DIR))?;
