@@ -77,12 +77,19 @@ impl World {
             if !self.running() {
                 return Err(self.log());
             }
-            if self.healthy() {
+            if self.healthy() && self.serves_with_tls() {
                 return Ok(());
             }
             assert!(Instant::now() < deadline, "etcd is not healthy after 30 s: {}", self.log());
             sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Returns whether the endpoint of clients serves. With TLS, it starts apart from that of the harness, and reads the
+    /// certificates, which a test may replace next.
+    fn serves_with_tls(&self) -> bool {
+        let health = || self.etcdctl_command(&["endpoint", "health"]).output().unwrap();
+        !self.setup().tls || health().status.success()
     }
 
     /// Returns whether the client port is open.
