@@ -257,7 +257,7 @@ fn fetches_and_verifies_a_snapshot_by_name_or_as_latest() {
         ("nowhere/latest", "names no destination"),
         ("offsite/elsewhere/latest", "no snapshot that is known to be good in offsite"),
         ("s3://other/x", "is in no destination"),
-        ("", "no archive is named"),
+        ("", "parameter from is empty"),
     ] {
         fetch(from).refused(&[reason]);
     }
