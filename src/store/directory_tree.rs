@@ -97,8 +97,9 @@ impl DirectoryTree {
         FlatDirectory::new(dir, self.owner)
     }
 
-    /// Calls `visit` with the name of each folder `CLUSTER/MEMBER/` that may hold names with this prefix, and with the folder. Deeper folders may belong to another destination. Only two
-    /// folders are open at a time: a destination that many members share has more than a process may open.
+    /// Calls `visit` with each folder `CLUSTER/MEMBER/` that may hold names with this prefix, and with the folder's name. Deeper
+    /// folders may belong to another destination. Only two folders are open at a time: a destination that many members share has
+    /// more than a process may open.
     fn for_each_folder(&self, prefix: &str, visit: &mut dyn FnMut(&str, Dir) -> Result<()>) -> Result<()> {
         for_each_folder_in(&self.root, "", prefix, &mut |cluster, dir| {
             for_each_folder_in(&dir, cluster, prefix, visit)

@@ -17,7 +17,6 @@ use crate::common::fs_util::{Detail, names, shape, succeed};
 use crate::common::gateway::number;
 use crate::common::tracer::{Call, Fate, trace};
 use crate::common::world::{RUNS, Setup, Version, World};
-
 use crate::restore::from;
 
 /// The action under test.
