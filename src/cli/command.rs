@@ -65,7 +65,7 @@ const BUCKETS: &[Variable] = &[
         "AWS_CONTAINER_CREDENTIALS_FULL_URI",
         "URL of the access keys of this container's role, with AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE.",
     ),
-    ("HTTPS_PROXY", "Proxy for S3 destinations, except for the hosts in NO_PROXY."),
+    ("HTTPS_PROXY", "Proxy for buckets of S3, Azure and Google, except for the hosts in NO_PROXY."),
 ];
 
 const fn positional(param: &'static str, placeholder: &'static str, many: bool) -> Positional {
