@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -152,7 +152,7 @@ fn ensure_s3s(target: &Path) -> Result<PathBuf> {
             "building the second S3 server, s3s-fs {S3S_VERSION} from crates.io in {}, which takes some minutes",
             command::short_path(&home)
         );
-        let mut cargo = Command::new("cargo");
+        let mut cargo = command::cargo();
         cargo.args([
             "install",
             "s3s-fs",

@@ -4,7 +4,7 @@
 
 mod counts;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Result;
 
@@ -32,7 +32,7 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     let report = target.join("chaos.md");
     // The report of an earlier run.
     let _ = std::fs::remove_file(&report);
-    let mut cargo = Command::new("cargo");
+    let mut cargo = command::cargo();
     cargo.args(["test", "--test", "it", "chaos::matrix", "--", "--ignored", "--exact", "--nocapture"]);
     for (name, value) in &variables {
         if (*name, *value) != ("CHAOS_POINTS", "all") {
@@ -55,7 +55,7 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
 /// Builds the code with deliberate faults, in a separate target directory, and checks that the tests find each of them.
 fn sabotage() -> Result<ExitCode> {
     let target = workspace::target_directory()?;
-    let mut cargo = Command::new("cargo");
+    let mut cargo = command::cargo();
     cargo.args(["test", "--features", "sabotage", "--test", "it", "chaos::sabotage", "--target-dir"]);
     cargo.arg(target.join("sabotage")).args(["--", "--ignored", "--nocapture", "--test-threads=1"]);
     etcd::set_environment(&mut cargo, &target)?;

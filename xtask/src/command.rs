@@ -30,6 +30,19 @@ pub fn new(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// Returns cargo as a person would start it, without the variables by which cargo describes this program to itself. Build scripts
+/// may depend on them, as that of ring does: each call would compile it again.
+pub fn cargo() -> Command {
+    let mut command = Command::new("cargo");
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
 /// Prints the command as it would be typed.
 pub fn print(command: &Command) {
     println!("$ {}", as_typed(command));

@@ -87,7 +87,7 @@ impl Drop for Home {
 fn prepare(narrator: &mut Narrator) -> Result<Programs> {
     narrator.step("Build the programs");
     let arguments = ["build", "--release", "--package", "etcd-backup-actions"];
-    command::run_checked(Command::new("cargo").args(arguments))?;
+    command::run_checked(command::cargo().args(arguments))?;
     let target = workspace::target_directory()?;
 
     narrator.step("Download etcd, if needed");

@@ -47,7 +47,7 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
 
 /// Builds the program and returns its path.
 fn program() -> Result<std::path::PathBuf> {
-    command::run_checked(Command::new("cargo").args(["build", "--quiet", "--bin", "etcd-backup"]))?;
+    command::run_checked(command::cargo().args(["build", "--quiet", "--bin", "etcd-backup"]))?;
     Ok(workspace::target_directory()?.join("debug/etcd-backup"))
 }
 

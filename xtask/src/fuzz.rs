@@ -55,7 +55,7 @@ fn ensure_cargo_fuzz(target: &Path) -> Result<std::path::PathBuf> {
     let program = root.join("bin/cargo-fuzz");
     if !program.exists() {
         println!("building cargo-fuzz in {}", root.display());
-        let mut install = Command::new("cargo");
+        let mut install = command::cargo();
         install.args(["install", "cargo-fuzz", "--locked", "--version", "0.13.1", "--root"]).arg(&root);
         command::run_checked(&mut install)?;
     }

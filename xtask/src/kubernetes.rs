@@ -10,7 +10,7 @@ mod observation;
 mod story;
 mod table;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
@@ -44,7 +44,7 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     }
     let target = workspace::target_directory()?;
     let kubernetes = build::ensure(&target)?;
-    command::run_checked(Command::new("cargo").args(["build", "--bins", "--package", "etcd-backup"]))?;
+    command::run_checked(command::cargo().args(["build", "--bins", "--package", "etcd-backup"]))?;
     let (root, product) = (root::ensure(&target)?, target.join("debug/etcd-backup"));
     let mut text = table::HEAD.to_owned();
     for version in if wanted.is_empty() { &VERSIONS[..] } else { wanted } {

@@ -127,7 +127,7 @@ pub fn tests(selection: &[&str], arguments: &[&str], target: &Path) -> Result<Co
 }
 
 fn cargo(arguments: &[&str]) -> Command {
-    let mut cargo = Command::new("cargo");
+    let mut cargo = command::cargo();
     cargo.args(arguments);
     cargo
 }

@@ -1,7 +1,6 @@
 //! The directories of the project and of cargo's build output.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
@@ -14,7 +13,7 @@ pub fn root() -> Result<PathBuf> {
 
 /// Returns cargo's target directory, as cargo itself reports it.
 pub fn target_directory() -> Result<PathBuf> {
-    let mut cargo = Command::new("cargo");
+    let mut cargo = command::cargo();
     cargo.args(["metadata", "--no-deps", "--format-version=1"]);
     let metadata: serde_json::Value = serde_json::from_str(&command::output(&mut cargo)?)
         .context("the output of cargo metadata is not JSON")?;

@@ -53,7 +53,7 @@ struct Bench {
 /// Runs the chosen measurements, prints the table and writes the sections of the page that it records.
 pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     let options = Options::parse(arguments)?;
-    command::run_checked(Command::new("cargo").args([
+    command::run_checked(command::cargo().args([
         "build",
         "--release",
         "--package",

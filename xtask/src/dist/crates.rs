@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -82,7 +81,7 @@ pub fn sbom(name: &str, version: &str) -> Result<String> {
 /// among them.
 fn linked() -> Result<Vec<Crate>> {
     let manifest = workspace::root()?.join("Cargo.toml");
-    let mut cargo = Command::new("cargo");
+    let mut cargo = command::cargo();
     cargo.args(["metadata", "--format-version=1", "--locked", "--filter-platform"]);
     cargo.arg("x86_64-unknown-linux-musl").arg("--manifest-path").arg(&manifest);
     let metadata: Value = serde_json::from_str(&command::output(&mut cargo)?).context("cargo metadata")?;

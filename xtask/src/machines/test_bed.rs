@@ -1,7 +1,6 @@
 //! What all scenarios share: the tree that machines boot from, and the built programs.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -26,9 +25,9 @@ impl TestBed {
     pub fn prepare(root: PathBuf) -> Result<Self> {
         let target = workspace::target_directory()?;
         let tests = ["test", "--workspace", "--test", SLOW_TESTS, "--no-run"];
-        command::run_checked(Command::new("cargo").args(tests))?;
+        command::run_checked(command::cargo().args(tests))?;
         // The hook tools of units that see each other. No test needs this program.
-        command::run_checked(Command::new("cargo").args(["build", "--package", "fake-juju"]))?;
+        command::run_checked(command::cargo().args(["build", "--package", "fake-juju"]))?;
         Ok(Self { root, programs: target.join("debug"), target })
     }
 

@@ -9,7 +9,7 @@ mod usage;
 use std::fmt::Write;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 
@@ -63,7 +63,7 @@ impl Step {
 /// Runs the measurements, prints the table, and writes it to the page on request.
 pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     let options = Options::parse(arguments)?;
-    command::run_checked(Command::new("cargo").args(["build", "--release", "--package", "etcd-backup"]))?;
+    command::run_checked(command::cargo().args(["build", "--release", "--package", "etcd-backup"]))?;
     let target = workspace::target_directory()?;
     let programs = etcd::build::ensure(&target, ETCD)?;
     let versitygw = go_server::VERSITYGW.ensure(&target)?.context("versitygw needs Go")?;

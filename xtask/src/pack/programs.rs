@@ -18,7 +18,7 @@ pub fn build(target: &str, place: &Path) -> Result<PathBuf> {
     if !has_target(target)? {
         command::run_checked(Command::new("rustup").args(["target", "add", target]))?;
     }
-    let mut cargo = Command::new("cargo");
+    let mut cargo = command::cargo();
     cargo.args([
         "build",
         "--release",

@@ -38,7 +38,7 @@ pub fn checks(target: &Path) -> Result<Vec<Command>> {
     // Its output repeats the files. Its log would go to the user's home directory.
     charmcraft.stdout(Stdio::null()).env("XDG_STATE_HOME", target.join("python/state"));
     // The rules of Juju that the fake `juju` follows.
-    let mut rules = Command::new("cargo");
+    let mut rules = command::cargo();
     rules.current_dir(workspace::root()?).args(["build", "--quiet", "--package", "fake-juju"]);
     Ok(vec![charmcraft, mypy, rules, pytest])
 }
