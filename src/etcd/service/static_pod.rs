@@ -6,7 +6,7 @@
 
 use crate::etcd::manifest::Container;
 use crate::system::durable::Dir;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use std::path::{Path, PathBuf};
 
 /// The directory for parked manifests, next to kubelet's, which does not read it.
@@ -39,7 +39,15 @@ pub(super) fn stop(manifest: &Path) -> Result<()> {
         None => home.make_child(PARKED, None)?,
     };
     home.sync()?;
-    for name in api_servers(&live)?.into_iter().chain([etcd]) {
+    let mut names = api_servers(&live)?;
+    names.push(etcd);
+    // Before the first move: otherwise the API server would be stopped, and etcd could not be.
+    for name in &names {
+        if live.inode(name)?.is_some() && parking.inode(name)?.is_some() {
+            return Err(in_both(name, &live, &parking));
+        }
+    }
+    for name in names {
         if live.inode(&name)?.is_some() {
             put(&parking, &live, &name)?;
         }
@@ -68,9 +76,12 @@ pub(super) fn release(manifest: &Path, include_etcd: bool) -> Result<()> {
     let parking = home.child(PARKED)?;
     let (stay, go): (Vec<_>, Vec<_>) =
         parking.names()?.into_iter().partition(|name| !include_etcd && *name == own);
+    let mut moved = Ok(());
     for name in go {
-        put(&live, &parking, &name)?;
+        // A manifest that cannot be moved must not keep the others parked.
+        moved = moved.and(put(&live, &parking, &name));
     }
+    moved?;
     if stay.is_empty() {
         home.remove_tree(PARKED)?;
         home.sync()?;
@@ -88,11 +99,12 @@ fn put(to: &Dir, from: &Dir, name: &str) -> Result<()> {
     if to.rename_noreplace(from, name, name).with_context(|| format!("moving the manifest {name}"))? {
         return Ok(());
     }
-    bail!(
-        "the manifest {name} is in both {} and {}: remove one of them",
-        from.path().display(),
-        to.path().display()
-    )
+    Err(in_both(name, from, to))
+}
+
+fn in_both(name: &str, one: &Dir, other: &Dir) -> anyhow::Error {
+    let (one, other) = (one.path().display(), other.path().display());
+    anyhow!("the manifest {name} is in both {one} and {other}: remove one of them")
 }
 
 fn api_servers(live: &Dir) -> Result<Vec<String>> {
@@ -181,6 +193,33 @@ mod tests {
             assert!(etcd.exists());
         }
         assert_eq!(names(&home.join("disk")), ["manifests"]);
+    }
+
+    #[test]
+    fn a_manifest_in_both_places_stops_nothing_and_keeps_nothing_else_parked() {
+        let home = tempfile::tempdir().unwrap();
+        let (manifests, parking) = (home.path().join("manifests"), home.path().join(PARKED));
+        fs::create_dir(&manifests).unwrap();
+        fs::create_dir(&parking).unwrap();
+        let etcd = manifests.join("etcd.yaml");
+        for (file, text) in [
+            (etcd.clone(), pod("etcd")),
+            (parking.join("etcd.yaml"), pod("etcd")),
+            (manifests.join("api.yaml"), pod("kube-apiserver")),
+        ] {
+            fs::write(file, text).unwrap();
+        }
+        let error = format!("{:#}", stop(&etcd).unwrap_err());
+        assert!(error.contains("etcd.yaml is in both"), "{error}");
+        assert_eq!(names(&manifests), ["api.yaml", "etcd.yaml"]);
+
+        fs::rename(manifests.join("api.yaml"), parking.join("z-api.yaml")).unwrap();
+        let error = format!("{:#}", release(&etcd, true).unwrap_err());
+        assert!(error.contains("etcd.yaml is in both"), "{error}");
+        assert_eq!(
+            (names(&manifests), names(&parking)),
+            (vec!["etcd.yaml".to_owned(), "z-api.yaml".to_owned()], vec!["etcd.yaml".to_owned()])
+        );
     }
 
     #[test]

@@ -43,8 +43,12 @@ pub(super) fn look(root: &Path) -> Result<Vec<Candidate>, Refusal> {
 /// Returns the manifests in `dir`, and those that an interrupted restore has moved away.
 fn manifests(root: &Path, dir: &Path) -> Vec<PathBuf> {
     let parked = parked(&dir.join("x"));
-    let dirs = [Some(dir), parked.parent()];
-    let mut all: Vec<PathBuf> = dirs.into_iter().flatten().flat_map(|dir| files_in(root, dir)).collect();
+    let mut all = files_in(root, dir);
+    // kubelet uses the other one of a manifest that is in both places.
+    let is_live = |manifest: &PathBuf| all.iter().any(|live| live.file_name() == manifest.file_name());
+    let parked = parked.parent().map(|dir| files_in(root, dir)).unwrap_or_default();
+    let parked: Vec<PathBuf> = parked.into_iter().filter(|manifest| !is_live(manifest)).collect();
+    all.extend(parked);
     all.sort();
     all
 }
@@ -212,6 +216,15 @@ spec:
             let manifest = PathBuf::from("/etc/kubernetes/manifests/etcd.yaml");
             assert_eq!(*site.service, Service::StaticPod { manifest });
         }
+    }
+
+    #[test]
+    fn a_manifest_in_both_places_is_one_etcd() {
+        let [live, parked] = ["manifests", "manifests-parked-by-restore"]
+            .map(|dir| format!("/etc/kubernetes/{dir}/etcd.yaml"));
+        let found = on(&[(&live, POD), (&parked, POD)]).unwrap();
+        let [Candidate { site, .. }] = &found[..] else { panic!("{found:?}") };
+        assert_eq!(site.description, format!("static pod {live}"));
     }
 
     #[test]

@@ -70,8 +70,19 @@ impl Site {
     }
 
     fn check_manifest(&self, manifest: &Path) -> Result<(), Refusal> {
-        if manifest.exists() || static_pod::parked(manifest).exists() {
-            return Ok(());
+        let parked = static_pod::parked(manifest);
+        match (manifest.exists(), parked.exists()) {
+            (true, true) => {
+                let (manifest, parked) = (manifest.display(), parked.display());
+                return Err(Refusal::new(
+                    format!(
+                        "etcd's static pod has two manifests, {manifest} and {parked}, and an etcd can be stopped only by one"
+                    ),
+                    format!("compare them, and remove the one that is out of date: kubelet uses {manifest}"),
+                ));
+            }
+            (false, false) => {}
+            _ => return Ok(()),
         }
         let reason = format!("the manifest of etcd's static pod, {}, does not exist", manifest.display());
         Err(Refusal::new(reason, self.correct_service("{static-pod: MANIFEST}")))
