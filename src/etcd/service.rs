@@ -163,8 +163,8 @@ impl Service {
         }
     }
 
-    /// Starts the units that systemd stopped together with etcd's, and nothing that they need or want. Does not wait for them.
-    /// Call this only if etcd is to run, because they start it.
+    /// Starts the units that systemd stopped together with etcd's, and nothing that they need or want, such as etcd. Does not
+    /// wait for them.
     ///
     /// # Errors
     /// systemd refuses to start a unit.

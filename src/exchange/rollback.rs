@@ -49,7 +49,7 @@ impl Exchange<'_> {
         // An etcd that waits for this lock now finds all of the old data.
         self.old_database_lock = None;
         if self.journal.old.is_running {
-            self.serve_old_data()?;
+            self.serve_old_data().map_err(|error| self.add_way_out(error))?;
         } else if self.journal.old.is_to_run() {
             // It failed at every start, and may fail again.
             let started = self.site.service.start_without_waiting(self.data().database_size());
@@ -62,6 +62,17 @@ impl Exchange<'_> {
         let _ = self.enter(Phase::RolledBack);
         self.clean_up()?;
         Ok(kept)
+    }
+
+    /// Adds to the error of an etcd that does not serve the old data how an operator ends the exchange: the data may be damaged,
+    /// and then no rollback succeeds, and no other restore begins.
+    fn add_way_out(&self, error: anyhow::Error) -> anyhow::Error {
+        match self.data().is_in_use() {
+            Ok(false) => {
+                error.context(self.end_by_hand("the old data is live, but etcd does not serve it".to_owned()))
+            }
+            _ => error,
+        }
     }
 
     /// Records in the old data, before it is live again, the revision that the new data has reached. A bump may have

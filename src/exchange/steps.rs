@@ -138,19 +138,13 @@ impl<'a> Exchange<'a> {
     /// Moves the manifests back that were moved away together with etcd's, such as that of kube-apiserver. If etcd was stopped
     /// before the restore and the old data is live again, etcd stays stopped.
     pub(super) fn release_manifests(&self) -> Result<()> {
-        self.site.service.release_manifests(self.etcd_is_to_run())
+        let etcd_is_to_run = self.journal.old.is_to_run() || self.journal.phase != Phase::RolledBack;
+        self.site.service.release_manifests(etcd_is_to_run)
     }
 
-    /// Starts the units that systemd stopped together with etcd's.
+    /// Starts the units that systemd stopped together with etcd's. They were active, even if etcd had failed.
     pub(super) fn start_dependents(&self) -> Result<()> {
-        match self.etcd_is_to_run() {
-            true => self.site.service.start_dependents(&self.journal.old.supervisor),
-            false => Ok(()),
-        }
-    }
-
-    fn etcd_is_to_run(&self) -> bool {
-        self.journal.old.is_to_run() || self.journal.phase != Phase::RolledBack
+        self.site.service.start_dependents(&self.journal.old.supervisor)
     }
 
     /// Returns whether the new data is live.

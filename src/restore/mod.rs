@@ -128,9 +128,10 @@ fn describe_failure(error: anyhow::Error, site: &Site, request: &Request) -> Act
             "the restore in {} is unfinished: it was not completed and not rolled back",
             site.data_dir.display()
         );
-        let start = match site.service.state().wants_etcd {
-            true => String::new(),
-            false => format!("; to start etcd until then: `{}`", site.service.start_command()),
+        let start = match site.data_dir.join(MEMBER).exists() {
+            false => "; do not start etcd until then: it would create a new cluster without data".to_owned(),
+            true if site.service.state().wants_etcd => String::new(),
+            true => format!("; to start etcd until then: `{}`", site.service.start_command()),
         };
         let next = format!("{correct}, then {}{start}", recover_command(site));
         return ActionError::from_error(error, state, next);

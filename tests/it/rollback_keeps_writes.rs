@@ -88,6 +88,32 @@ fn the_printed_commands_end_a_restore_whose_data_cannot_be_read(version: Version
     }
 }
 
+/// The power failed when etcd had stopped, and destroyed its data: etcd cannot start, so no rollback succeeds.
+#[test]
+fn the_printed_commands_end_a_restore_whose_old_data_cannot_be_served() {
+    let world = World::plain(Version::V35);
+    world.fill();
+    let (saved, archive) = (world.dump(), world.saved());
+    let _tools = world.stand_in_tools();
+    world.arm("crash-at", "after-stop");
+    let out = world.restore(&[&from(&archive), &world.to_target(), "skip-backup=true"]);
+    assert_eq!(out.status.code(), None, "{}", out.describe());
+    let member = world.data_dir().join("member");
+    fs::write(member.join("snap/db"), "destroyed").unwrap();
+    world.arm("start-fails", 999);
+    let out = world.restore(&["--recover"]);
+    out.assert_stderr_contains(&["still unfinished", "etcd does not serve it", "as it is: `mv -T "]);
+    let commands = out.stderr.split("as it is: `").nth(1).unwrap().split('`').next().unwrap();
+    assert!(Command::new("sh").args(["-c", commands]).status().unwrap().success(), "{commands}");
+
+    world.disarm("start-fails");
+    let refused = world.restore(&[&from(&archive), &world.to_target(), "skip-backup=true"]);
+    refused.refused(&["its data is damaged", "member.broken"]);
+    fs::rename(&member, world.data_dir().join("member.broken")).unwrap();
+    let _ = world.restore(&[&from(&archive), &world.to_target(), "skip-backup=true"]).completed();
+    assert_same(&world.dump(), &saved, "after a restore");
+}
+
 /// The run was killed after it had verified the new data, and etcd was stopped since.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
