@@ -28,8 +28,10 @@ pub struct Facts {
     pub start_command: String,
     /// Whether kube-apiserver is stopped and started together with etcd.
     pub stops_api_server: bool,
-    /// The name and peer URLs that etcd's configuration gives to a member without data.
-    pub initial: InitialMember,
+    /// The identity that etcd's configuration gives to a member without data, if there is no data. `None` if it is unknown.
+    pub initial: Option<InitialMember>,
+    /// The active units that systemd stops together with etcd, if an operator may have to stop it.
+    pub dependents: Vec<String>,
     /// The inode number of the live `member` directory, if there is one.
     pub member_inode: Option<u64>,
     /// The live data.
@@ -69,7 +71,8 @@ impl Facts {
             stop_command: site.service.stop_command(),
             start_command: site.service.start_command(),
             stops_api_server: matches!(*site.service, Service::StaticPod { .. }),
-            initial: site.initial_member.clone(),
+            initial: matches!(existing, ExistingData::Empty).then(|| site.initial_member()).flatten(),
+            dependents: dependents(site, &existing),
             member_inode: member_inode(data)?,
             v2_keys: v2_keys(site, &existing),
             quota: site.quota(),
@@ -121,6 +124,14 @@ fn v2_keys(site: &Site, existing: &ExistingData) -> V2Keys {
         | ExistingData::NotReadable(_)
         | ExistingData::WithoutLog
         | ExistingData::OfAnotherEtcd { .. } => V2Keys::None,
+    }
+}
+
+/// Returns the active units that systemd stops together with etcd. If restore itself stops etcd, it starts them again.
+fn dependents(site: &Site, existing: &ExistingData) -> Vec<String> {
+    match existing {
+        ExistingData::Served { .. } | ExistingData::Stopped { .. } => Vec::new(),
+        _ => site.service.state().dependents,
     }
 }
 

@@ -18,8 +18,15 @@ pub fn recover_command(site: &Site) -> Subcommand {
 }
 
 /// The next step for a member without data.
-const JOIN_OR_RESTORE_ALONE: &str = "if the other members serve, remove this one with `etcdctl member remove` on one of them and add it again with \
-     `etcdctl member add`; if they are lost, leave only this member in initial-cluster, and restore again";
+///
+/// etcd must not start without data in between: it would create a new cluster, and clients would use that.
+fn join_or_restore_alone(stop: &str) -> String {
+    format!(
+        "if the other members serve, remove this one with `etcdctl member remove` on one of them and add it again with \
+         `etcdctl member add`; if they are lost, stop etcd ({stop}), leave only this member in initial-cluster, and restore \
+         again"
+    )
+}
 
 /// An obstacle to a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +81,8 @@ pub enum Obstacle {
         reason: String,
         /// The data directory.
         data_dir: String,
+        /// The command that stops etcd.
+        stop: String,
     },
     /// etcd is stopped and its data could not be read. The data may still be intact.
     DataNotReadable {
@@ -102,6 +111,8 @@ pub enum Obstacle {
         data_dir: String,
         /// The names of the other members.
         others: Vec<String>,
+        /// The command that stops etcd.
+        stop: String,
     },
     /// The only member is a learner.
     OnlyLearner {
@@ -307,7 +318,7 @@ impl Obstacle {
                     "the etcd that answers at the endpoint does not serve {data_dir}: another etcd has it open"
                 )
             }
-            Self::EmptyMember { data_dir, others } => format!(
+            Self::EmptyMember { data_dir, others, .. } => format!(
                 "{data_dir} has no data, and etcd's configuration names other members: {}; if they serve, a \
                  restored etcd here would be a second cluster",
                 others.join(", ")
@@ -400,11 +411,7 @@ impl Obstacle {
             Self::NotAnswering { stop, .. } => format!(
                 "correct that; or stop etcd ({stop}) and restore again, which then reads the files of etcd"
             ),
-            Self::DamagedData { data_dir, .. } => format!(
-                "if this etcd is the only member and you have no better copy of this data: mv {} {}, and restore again",
-                quoted(format!("{data_dir}/member").as_ref()),
-                quoted(format!("{data_dir}/member.broken").as_ref())
-            ),
+            Self::DamagedData { data_dir, stop, .. } => set_data_aside(data_dir, stop),
             Self::DataNotReadable { start, .. } => {
                 format!("start etcd ({start}), read its log if it does not start, and restore again")
             }
@@ -413,7 +420,7 @@ impl Obstacle {
                 let deleted = if *is_open { "" } else { "; if the data was deleted, stop etcd first" };
                 format!("correct endpoint or data-dir in the site file{deleted}")
             }
-            Self::EmptyMember { .. } => JOIN_OR_RESTORE_ALONE.to_owned(),
+            Self::EmptyMember { stop, .. } => join_or_restore_alone(stop),
             Self::OnlyLearner { .. } => "restore on a voting member".to_owned(),
             Self::NotStarted { start } => format!("start etcd ({start}), then restore again"),
             Self::NoMembers => "etcdctl member list, and read etcd's log".to_owned(),
@@ -456,6 +463,17 @@ fn move_log(log: &Path, data: &Path, has_old_log: bool, (stop, start): (&str, &s
     let set_aside = if has_old_log { format!("mv -T {place} {before}; ") } else { String::new() };
     format!(
         "{stop}; {set_aside}cp -aT {log} {place}; remove wal-dir from etcd's configuration; {start}; restore again"
+    )
+}
+
+/// Returns the commands that set damaged data aside. The supervisor may start etcd again and again, and without its data, etcd would create
+/// a new cluster.
+fn set_data_aside(data_dir: &str, stop: &str) -> String {
+    format!(
+        "if this etcd is the only member and you have no better copy of this data: stop etcd ({stop}), mv -T {} {}, and restore \
+         again",
+        quoted(format!("{data_dir}/member").as_ref()),
+        quoted(format!("{data_dir}/member.broken").as_ref())
     )
 }
 

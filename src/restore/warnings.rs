@@ -101,6 +101,17 @@ pub(super) fn default_peer_url(url: &str) -> String {
     )
 }
 
+/// Warns that the configuration of an etcd without data was not found: it may have been one of several members.
+pub(super) fn configuration_unknown(url: &str) -> String {
+    format!(
+        "the data directory is empty, and etcd's configuration was not found (in the site file, config-file names it), so it \
+         is unknown whether this etcd was one of several members; if others serve, the restored data is a second cluster: do \
+         not restore, but remove this member with `etcdctl member remove` on one of them, and add it again with `etcdctl \
+         member add`; the member's peer URL is {url}: before members are added, set it with etcdctl member update ID \
+         --peer-urls=URL"
+    )
+}
+
 /// Warns that the quota is unknown, and that the database would exceed the default one.
 pub(super) fn quota_unknown(size: u64) -> String {
     format!(

@@ -327,3 +327,28 @@ fn refuses_data_that_another_etcd_serves(version: Version) {
     states[0].assert_unchanged("an endpoint of another etcd");
     states[1].assert_unchanged("data of another etcd");
 }
+
+/// One of three lost its disk, and the others serve. Restored data would be a second cluster.
+#[test]
+fn an_empty_member_is_not_restored_if_a_configuration_names_others() {
+    let members = cluster::of_three(Version::V35);
+    let [world, other, _] = &members[..] else { unreachable!() };
+    other.etcdctl(&["put", "key", "value"]);
+    let archive = other.saved();
+    world.stop();
+    fs::remove_dir_all(world.data_dir().join("member")).unwrap();
+    let words = [&*from(&archive), &world.to_target(), "skip-backup=true"];
+    // The site file names no configuration, so whether there are others is unknown.
+    let plan = world.restore(&[&words[..], &["plan=true"]].concat()).completed();
+    let warning = plan.get("restore.warning");
+    assert!(warning.contains("unknown whether this etcd was one of several members"), "{warning}");
+
+    let config = world.path("etcd.conf.yml");
+    let initial: Vec<String> = members.iter().map(World::as_initial_member).collect();
+    fs::write(&config, format!("name: m1\ninitial-cluster: {}\n", initial.join(","))).unwrap();
+    let bin = Version::V35.bin_dir();
+    world.set_site(&format!("config-file: {}\n{}", config.display(), world.site_text(&bin)));
+    let out = world.restore(&words);
+    out.refused(&["names other members: m2, m3", "etcdctl member remove", "stop etcd ("]);
+    assert!(!world.data_dir().join("member").exists());
+}

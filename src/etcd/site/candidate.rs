@@ -61,7 +61,7 @@ impl Candidate {
             login: None,
             data_dir: options.data_dir(cwd),
             wal_dir: options.wal_dir(cwd),
-            initial_member: initial_member(options),
+            configured_member: Some(initial_member(options)),
             choice: None,
             is_from_site_file: false,
             config_file: options.config_file(cwd),

@@ -4,7 +4,7 @@
 //! install etcd gets a file next to `processes` and `packages`, and a line in [`Machine::look`] or [`installed`].
 
 use super::candidate::Candidate;
-use super::model::Site;
+use super::model::{InitialMember, Site};
 use super::packages;
 use super::processes::{self, Running, Untrusted};
 use super::rooted::file_id;
@@ -208,6 +208,31 @@ pub(super) fn stopped_called(
 /// Returns whether the unit of an etcd has a main process. Its configuration may have changed since that was started.
 fn runs(systemd: &Systemd<'_>, candidate: &Candidate) -> bool {
     candidate.site.service.unit().is_some_and(|unit| (systemd.main_pid)(unit).is_some())
+}
+
+/// Returns the identity that a unit, a manifest or a package's file gives to a member without data. The etcd is the one of
+/// `service`, or the one with its data in `data_dir`.
+pub(super) fn initial_member(
+    root: &Path,
+    systemd: &Systemd<'_>,
+    service: &Service,
+    data_dir: &Path,
+) -> Option<InitialMember> {
+    let own = file_id(root, data_dir);
+    let is_own = |candidate: &Candidate| {
+        let Site { service: its_service, data_dir: its_data, .. } = &candidate.site;
+        its_service.value == *service
+            || its_data.value == data_dir
+            || (own.is_some() && file_id(root, its_data) == own)
+    };
+    let by_unit = || systemd_units::by_name(root, systemd, service.unit()?);
+    let by_data = || {
+        // What cannot be read does not hide the others.
+        let pods = static_pods::look(root).unwrap_or_default();
+        let all = pods.into_iter().chain(installed(root, systemd).unwrap_or_default());
+        all.into_iter().find(is_own)
+    };
+    by_unit().or_else(by_data)?.site.configured_member
 }
 
 /// Describes how a restart would change a running etcd.

@@ -120,6 +120,13 @@ impl Site {
         self.configured_quota.clone().or_else(|| processes::quota(Path::new("/"), &self.data_dir))
     }
 
+    /// Returns the identity that etcd's configuration gives to a member without data. If a site file names no configuration file, the
+    /// units and the manifests of this machine are looked at. `None` if it is unknown.
+    pub fn initial_member(&self) -> Option<InitialMember> {
+        let look = || discovery::initial_member(Path::new("/"), &OUR_SYSTEMD, &self.service, &self.data_dir);
+        self.configured_member.clone().or_else(look)
+    }
+
     /// Returns the other etcds of this machine that do not run, if this one runs and was discovered without a choice: it may be
     /// the wrong one then. If they cannot be determined, there are none.
     pub fn stopped_others(&self) -> Vec<StoppedEtcd> {
@@ -190,7 +197,7 @@ pub(crate) mod tests {
             login: None,
             data_dir: Sourced::new(data_dir.to_owned(), origin()),
             wal_dir: None,
-            initial_member: InitialMember::default(),
+            configured_member: Some(InitialMember::default()),
             choice: None,
             is_from_site_file: false,
             config_file: None,

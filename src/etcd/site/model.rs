@@ -30,8 +30,8 @@ pub struct Site {
     pub data_dir: Sourced<PathBuf>,
     /// The directory of the write-ahead log, if it is not the one in `member`.
     pub wal_dir: Option<Sourced<PathBuf>>,
-    /// The identity that etcd's configuration gives to a member without data.
-    pub initial_member: InitialMember,
+    /// The identity that etcd's configuration gives to a member without data; see [`Site::initial_member`].
+    pub(super) configured_member: Option<InitialMember>,
     /// The option `site` that selects it. `None` if it is found without one.
     pub choice: Option<String>,
     /// Whether an operator vouches for all of it in a site file.

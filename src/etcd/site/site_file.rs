@@ -184,7 +184,7 @@ impl SiteFile {
             tls: Sourced::new(Tls { cacert: self.cacert, cert: self.cert, key: self.key }, origin.clone()),
             data_dir: Sourced::new(self.data_dir, origin.clone()),
             wal_dir,
-            initial_member: options.as_ref().map(initial_member).unwrap_or_default(),
+            configured_member: options.as_ref().map(initial_member),
             configured_quota: options.as_ref().and_then(Quota::from_options),
             drift: None,
             choice: None,

@@ -15,18 +15,22 @@ use crate::restore::request::Request;
 /// # Errors
 /// The cluster has or may have other members, or its members are unknown.
 pub fn check_membership(facts: &Facts, request: &Request) -> Result<Identity, Obstacle> {
-    let (data_dir, stop) = (facts.data_dir.clone(), facts.stop_command.clone());
+    let (data_dir, stop) = (facts.data_dir.clone(), describe_stop(facts));
     let start = facts.start_command.clone();
     match &facts.existing {
         ExistingData::Served { members, .. } | ExistingData::Stopped { members, .. } => {
             check_single_member(members, start, || way_to_one_member(facts, request, members))
         }
-        ExistingData::Empty if !facts.initial.others.is_empty() => {
-            Err(Obstacle::EmptyMember { data_dir, others: facts.initial.others.clone() })
-        }
-        ExistingData::Empty => Ok(initial_identity(&facts.initial)),
+        ExistingData::Empty => match &facts.initial {
+            Some(InitialMember { others, .. }) if !others.is_empty() => {
+                Err(Obstacle::EmptyMember { data_dir, others: others.clone(), stop })
+            }
+            initial => Ok(initial_identity(initial.clone().unwrap_or_default())),
+        },
         ExistingData::NotAnswering(reason) => Err(Obstacle::NotAnswering { reason: reason.clone(), stop }),
-        ExistingData::Damaged(reason) => Err(Obstacle::DamagedData { reason: reason.clone(), data_dir }),
+        ExistingData::Damaged(reason) => {
+            Err(Obstacle::DamagedData { reason: reason.clone(), data_dir, stop })
+        }
         ExistingData::NotReadable(reason) => Err(Obstacle::DataNotReadable { reason: reason.clone(), start }),
         ExistingData::WithoutLog => Err(Obstacle::WithoutLog { data_dir, stop }),
         &ExistingData::OfAnotherEtcd { is_open } => Err(Obstacle::OfAnotherEtcd { data_dir, is_open }),
@@ -34,11 +38,20 @@ pub fn check_membership(facts: &Facts, request: &Request) -> Result<Identity, Ob
 }
 
 /// Returns the member that etcd's configuration would create, with etcd's own defaults (etcd, server/embed/config.go).
-fn initial_identity(initial: &InitialMember) -> Identity {
-    let or = |value: &Option<String>, default: &str| value.clone().unwrap_or_else(|| default.to_owned());
+fn initial_identity(initial: InitialMember) -> Identity {
+    let or = |value: Option<String>, default: &str| value.unwrap_or_else(|| default.to_owned());
     Identity {
-        name: or(&initial.name, DEFAULT_NAME),
-        peer_urls: or(&initial.peer_urls, "http://localhost:2380"),
+        name: or(initial.name, DEFAULT_NAME),
+        peer_urls: or(initial.peer_urls, "http://localhost:2380"),
+    }
+}
+
+/// Returns the command that stops etcd, with the units that it stops too: only a restore that stops etcd starts them again.
+fn describe_stop(facts: &Facts) -> String {
+    let stop = facts.stop_command.clone();
+    match facts.dependents.join(" ") {
+        units if units.is_empty() => stop,
+        units => format!("{stop}, which also stops {units}: after the restore, systemctl start {units}"),
     }
 }
 

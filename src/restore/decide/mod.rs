@@ -24,6 +24,7 @@ use super::warnings;
 use crate::archive::Contents;
 use crate::archive::damage::Damage;
 use crate::error::Refusal;
+use crate::etcd::site::InitialMember;
 use crate::etcd::trailer::Trailer;
 use revision::Seen;
 
@@ -68,7 +69,7 @@ pub fn decide(
     revision::check_bump(request, facts, snapshot, bump)?;
     warnings.extend(revision::warn_of_unknown_revision(facts, snapshot, seen, bump));
     warnings.extend(versions::warn_of_upgrade(&facts.versions));
-    warnings.extend(warn_of_default_peer_url(facts, &member));
+    warnings.extend(warn_of_default_identity(facts, &member));
     Ok(Plan {
         member,
         bump,
@@ -116,9 +117,14 @@ fn check_same_cluster(request: &Request, facts: &Facts, snapshot: &Snapshot) -> 
     })
 }
 
-fn warn_of_default_peer_url(facts: &Facts, member: &Identity) -> Option<String> {
-    let is_default = matches!(facts.existing, ExistingData::Empty) && facts.initial.peer_urls.is_none();
-    is_default.then(|| warnings::default_peer_url(&member.peer_urls))
+fn warn_of_default_identity(facts: &Facts, member: &Identity) -> Option<String> {
+    match (&facts.existing, &facts.initial) {
+        (ExistingData::Empty, None) => Some(warnings::configuration_unknown(&member.peer_urls)),
+        (ExistingData::Empty, Some(InitialMember { peer_urls: None, .. })) => {
+            Some(warnings::default_peer_url(&member.peer_urls))
+        }
+        _ => None,
+    }
 }
 
 /// Decides how the existing data is saved.

@@ -70,7 +70,8 @@ pub(super) fn facts(existing: ExistingData, can_bump: bool) -> Facts {
     Facts {
         data_dir: "/var/lib/etcd/default".to_owned(),
         stops_api_server: false,
-        initial: InitialMember::default(),
+        initial: None,
+        dependents: Vec::new(),
         member_inode: Some(7),
         etcdctl: "etcdctl --endpoints=http://127.0.0.1:2379".to_owned(),
         stop_command: "systemctl stop etcd".to_owned(),
@@ -163,7 +164,7 @@ fn a_member_without_data_gets_its_configured_identity() {
     ] {
         let is_configured = peer_urls.is_some();
         let facts = Facts {
-            initial: InitialMember { name, peer_urls, others: Vec::new() },
+            initial: Some(InitialMember { name, peer_urls, others: Vec::new() }),
             ..facts(ExistingData::Empty, true)
         };
         let plan = plan(&request(Bump::Auto), &facts, &snapshot(9, Trailer::Valid)).unwrap();
@@ -177,9 +178,37 @@ fn a_member_without_data_gets_its_configured_identity() {
 fn an_empty_member_of_several_is_refused() {
     let initial =
         InitialMember { others: vec!["cp2".to_owned(), "cp3".to_owned()], ..InitialMember::default() };
-    let facts = Facts { initial, ..facts(ExistingData::Empty, true) };
+    let facts = Facts { initial: Some(initial), ..facts(ExistingData::Empty, true) };
     let refusal = Refusal::from(check_membership(&facts, &request(Bump::Auto)).unwrap_err()).to_string();
     assert!(refusal.contains("names other members: cp2, cp3"), "{refusal}");
+}
+
+#[test]
+fn a_member_without_data_and_without_a_known_configuration_gets_a_warning() {
+    let facts = facts(ExistingData::Empty, true);
+    let plan = plan(&request(Bump::Auto), &facts, &snapshot(9, Trailer::Valid)).unwrap();
+    let warnings = plan.warnings(plan.ahead).join("\n");
+    assert!(warnings.contains("unknown whether this etcd was one of several members"), "{warnings}");
+    assert!(!warnings.contains("etcd's configuration sets none"), "{warnings}");
+}
+
+/// A supervisor may start etcd at any moment. Without its data, it would create and serve a new cluster.
+#[test]
+fn etcd_is_stopped_before_its_data_is_moved_away() {
+    let others = vec!["cp2".to_owned()];
+    let initial = Some(InitialMember { others, ..InitialMember::default() });
+    for (existing, change) in [
+        (ExistingData::Damaged("page 7 is torn".to_owned()), "mv -T /var/lib/etcd/default/member"),
+        (ExistingData::WithoutLog, "move /var/lib/etcd/default/member"),
+        (ExistingData::Empty, "leave only this member"),
+    ] {
+        let dependents = vec!["api.service".to_owned(), "web.service".to_owned()];
+        let facts = Facts { initial: initial.clone(), dependents, ..facts(existing, true) };
+        let refusal = Refusal::from(check_membership(&facts, &request(Bump::Auto)).unwrap_err()).to_string();
+        let stop = refusal.find("systemctl stop etcd").expect(&refusal);
+        assert!(refusal.find(change).expect(&refusal) > stop, "{refusal}");
+        assert!(refusal.contains("systemctl start api.service web.service"), "{refusal}");
+    }
 }
 
 #[test]

@@ -252,3 +252,32 @@ fn without_an_etcd_names_every_place_that_was_looked_at() {
     }
     assert!(refusal.next.contains("/etc/etcd-backup/site.yaml"), "{refusal}");
 }
+
+#[test]
+fn a_unit_or_a_manifest_names_the_other_members() {
+    let root = with_pod();
+    let manifest = root.path().join("etc/kubernetes/manifests/etcd.yaml");
+    let cluster = "--initial-cluster=cp1=http://a:1,cp2=http://b:1";
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace("[etcd,", &format!("[etcd, --name=cp1, '{cluster}',"))).unwrap();
+    let words = "/usr/bin/etcd --name=db1 --data-dir=/data/b --initial-cluster=db1=http://a:1,db2=http://b:1";
+    let shown = format!("ExecStart={{ path=/usr/bin/etcd ; argv[]={words} ; }}\nId=db.service\n");
+    let systemctl = |words: &[&str]| match words {
+        ["show", _, "--", "db.service"] => Some(shown.clone()),
+        [first, ..] if *first != "show" => Some("db.service x\n".to_owned()),
+        _ => None,
+    };
+    let systemd = Systemd { main_pid: &|_| None, systemctl: &systemctl };
+    let others = |service: Service, data_dir: &str| {
+        initial_member(root.path(), &systemd, &service, Path::new(data_dir)).map(|member| member.others)
+    };
+    let commands = || Service::Commands { start: Vec::new(), stop: Vec::new() };
+    let cp2 = Some(vec!["cp2".to_owned()]);
+    let pod = Service::StaticPod { manifest: "/etc/kubernetes/manifests/etcd.yaml".into() };
+    assert_eq!(others(pod, "/elsewhere"), cp2);
+    assert_eq!(others(commands(), "/data/a"), cp2);
+    let db2 = Some(vec!["db2".to_owned()]);
+    assert_eq!(others(Service::Systemd { systemd: "db.service".to_owned() }, "/elsewhere"), db2);
+    assert_eq!(others(commands(), "/data/b"), db2);
+    assert_eq!(others(commands(), "/data/c"), None);
+}
