@@ -239,7 +239,12 @@ fn lists_verifies_and_deletes_encrypted_archives() {
         listed(&world).iter().all(|one| one["broken"].is_null()),
         "an encrypted archive is listed as broken"
     );
+    // Without the identity, no etcd is booted.
+    verify(&["drill=true"]).completed();
+    let drill = world.target().join(".runs/drill.json");
+    assert!(!drill.exists(), "a drill that booted no etcd is recorded");
     let done = verify(&[&identity(&world, IDENTITY), "snapshot=all", "drill=true"]).completed();
+    assert!(drill.exists());
     assert_eq!((done.get("verify.good"), done.get("verify.failed")), ("2".to_owned(), "0".to_owned()));
     assert_eq!(listed(&world)[0]["sha256"], sha256sum(&second));
 

@@ -100,7 +100,9 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
         failure: ended.as_ref().err().map(ActionError::reason),
         damaged: outcome.damaged.clone(),
     };
-    outcome.warnings.extend(record(call, &work, &result, request.drill));
+    // An archive that cannot be decrypted here is verified by its SHA-256 alone. No etcd was booted from it.
+    let is_drill = request.drill && (tally.has_booted || ended.is_err());
+    outcome.warnings.extend(record(call, &work, &result, is_drill));
     ended
 }
 
@@ -125,6 +127,8 @@ struct Tally<'a> {
     good: Vec<&'a StoredSnapshot>,
     intact: Vec<&'a StoredSnapshot>,
     damaged: Vec<&'a StoredSnapshot>,
+    /// Whether an etcd was booted from one of them.
+    has_booted: bool,
     /// The archives without a verdict.
     unknown: Vec<&'a StoredSnapshot>,
     /// The damage of each damaged archive.
@@ -152,7 +156,10 @@ impl<'a> Tally<'a> {
             }
         };
         match verdict {
-            Verdict::Verified(_) => self.good.push(found),
+            Verdict::Verified(verified) => {
+                self.has_booted |= verified.drilled.is_some();
+                self.good.push(found);
+            }
             Verdict::Intact(intact) => {
                 self.intact.push(found);
                 self.warnings
