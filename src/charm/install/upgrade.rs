@@ -36,14 +36,16 @@ pub fn prepare(archive: &Path, oldest: &Version) -> Result<Option<Version>> {
 fn prepare_in(bin: &Dir, archive: &Path, oldest: &Version) -> Result<Option<Version>> {
     bin.remove_file(REFUSED)?;
     // The agent downloads a resource before it is installed, and again only if it has changed. So an older one is installed
-    // already, unless its etcd did not start: attaching it again is a new attempt.
-    let has_failed = bin.inode(FAILED)?.is_some();
-    if !has_failed && is_older(archive, &bin.path().join("etcd"))? {
+    // already, or its etcd did not start. Any resource that is attached runs the hook that leads here.
+    let last = match bin.inode(FAILED)? {
+        Some(_) => FAILED,
+        None => "etcd",
+    };
+    if is_older(archive, &bin.path().join(last))? {
         bin.remove_file(PENDING)?;
         return Ok(None);
     }
     bin.replace(PENDING, b"")?;
-    bin.remove_file(FAILED)?;
     let prepared = unpack(archive, bin).and_then(|found| {
         check_programs_run(bin, &found)?;
         check_complete(bin, &found)?;
@@ -54,7 +56,7 @@ fn prepare_in(bin: &Dir, archive: &Path, oldest: &Version) -> Result<Option<Vers
     match prepared.as_ref().map_err(|error| error.downcast_ref::<Refusal>()) {
         Err(None) => return prepared,
         Err(Some(refusal)) => bin.replace(REFUSED, refusal.reason.as_bytes())?,
-        Ok(_) => {}
+        Ok(_) => bin.remove_file(FAILED)?,
     }
     bin.remove_file(PENDING)?;
     prepared
@@ -420,8 +422,8 @@ mod tests {
         assert_eq!((refusal_in(home.path()), bin.names().unwrap()), (None, vec!["etcd".to_owned()]));
     }
 
-    #[test]
-    fn a_release_that_could_not_be_written_is_prepared_again() {
+    /// A directory with an installed server, and a release that contains this server.
+    fn installed_and_release() -> (tempfile::TempDir, tempfile::NamedTempFile) {
         let home = tempfile::tempdir().unwrap();
         let bin = Dir::open(home.path()).unwrap();
         bin.replace_for("etcd", b"#!/bin/sh\n", RUNNABLE, None).unwrap();
@@ -430,6 +432,33 @@ mod tests {
         let mut tar = tar::Builder::new(gz);
         tar.append_path_with_name(home.path().join("etcd"), "etcd").unwrap();
         tar.into_inner().unwrap().finish().unwrap();
+        (home, archive)
+    }
+
+    /// Attaching any other resource, such as a snapshot, runs the same hook.
+    #[test]
+    fn a_release_that_failed_is_not_tried_again_before_another_one_is_prepared() {
+        let (home, archive) = installed_and_release();
+        let bin = Dir::open(home.path()).unwrap();
+        bin.replace(FAILED, b"it did not start").unwrap();
+        let has_failed = || home.path().join(FAILED).exists();
+        let oldest = Version::parse("3.5.35").unwrap();
+        let before = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+        archive.as_file().set_modified(before).unwrap();
+        assert_eq!(prepare_in(&bin, archive.path(), &oldest).unwrap(), None);
+        assert!(has_failed() && !home.path().join(PENDING).exists());
+        // Another release is attached, and cannot be written.
+        let after = std::time::SystemTime::now() + std::time::Duration::from_secs(1);
+        archive.as_file().set_modified(after).unwrap();
+        bin.make_child(&draft("etcd"), None).unwrap();
+        prepare_in(&bin, archive.path(), &oldest).unwrap_err();
+        assert!(has_failed() && home.path().join(PENDING).exists());
+    }
+
+    #[test]
+    fn a_release_that_could_not_be_written_is_prepared_again() {
+        let (home, archive) = installed_and_release();
+        let bin = Dir::open(home.path()).unwrap();
         // The program cannot be written.
         bin.make_child(&draft("etcd"), None).unwrap();
         let error = prepare_in(&bin, archive.path(), &Version::parse("3.5.35").unwrap()).unwrap_err();
