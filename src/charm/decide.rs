@@ -217,7 +217,7 @@ fn status_of_removed_member(data_dir: &Path) -> Status {
     Status::blocked(
         "the member of this unit was removed from the cluster",
         &format!(
-            "mv {}/member PLACE (the other members have its data); then it joins again",
+            "mv -T {}/member PLACE (the other members have its data); then it joins again",
             data_dir.display()
         ),
     )

@@ -76,6 +76,16 @@ impl Facts {
         }
     }
 
+    /// Whether etcd has started with the data of this unit, although the data may be missing now: its storage may not be mounted, or
+    /// the data may be lost. Such a unit is still the member that it was.
+    pub fn has_or_had_data(&self) -> bool {
+        match self.data {
+            DataState::Lost => true,
+            DataState::Absent => self.has_started || self.has_own_config,
+            _ => self.has_started,
+        }
+    }
+
     /// Whether peers would reach this unit's etcd at its URL. They would not if the option `management-port` was changed, which is
     /// refused while there are several units.
     pub fn listens_at_its_url(&self) -> bool {

@@ -198,7 +198,7 @@ fn without_majority(cluster: &ClusterFacts, stop: &str, data_dir: &Path) -> Opti
     let dir = data_dir.display();
     let next = match here.join(" ") {
         units if units.is_empty() => format!(
-            "{stop}; mv {dir}/member PLACE; juju run UNIT restore snapshot=PLACE/snap/db allow-unhashed=true"
+            "{stop}; mv -T {dir}/member PLACE; juju run UNIT restore snapshot=PLACE/snap/db allow-unhashed=true"
         ),
         units => format!(
             "start etcd on {units}, and check the network; only if they are lost: juju remove-unit --force {units}"
@@ -337,7 +337,7 @@ mod tests {
         assert!(status(&[0, 2], &[0, 1, 2]).unwrap().starts_with("next: start etcd on etcd/2, and"));
         let gone = status(&[0], &[0, 1, 2]).unwrap();
         assert!(
-            gone.starts_with("next: systemctl stop etcd; mv /var/lib/etcd/member PLACE; juju run"),
+            gone.starts_with("next: systemctl stop etcd; mv -T /var/lib/etcd/member PLACE; juju run"),
             "{gone}"
         );
         // A single member that has no leader yet has a problem of its own. A unit that joins has no member.

@@ -116,7 +116,7 @@ impl HookEnd<'_> {
             Some(_) if self.plan.status.is_none() => self.plan.waits_for_turn(),
             _ => self.plan.needs_restart,
         };
-        let own = with_authorities(facts, unit_data(cluster, served, facts.has_started));
+        let own = with_authorities(facts, unit_data(cluster, served, facts.has_or_had_data()));
         let own = UnitData { wants_restart, ..own };
         let application = match cluster.is_leader {
             true => application(facts, &own, served),

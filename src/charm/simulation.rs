@@ -601,7 +601,7 @@ impl World {
     ) -> Result<(), Killed> {
         let own = UnitData {
             wants_restart: if served.is_some() { plan.waits_for_turn() } else { plan.needs_restart },
-            ..unit_data(&facts.cluster, served, facts.has_started)
+            ..unit_data(&facts.cluster, served, facts.has_or_had_data())
         };
         let mut application = facts.cluster.application.clone();
         if facts.cluster.is_leader {

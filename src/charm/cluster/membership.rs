@@ -130,7 +130,8 @@ pub fn describe_stranger(member: &Member) -> String {
     }
 }
 
-/// Returns the data that this unit publishes for the others. `has_data` is whether etcd has started in its data directory.
+/// Returns the data that this unit publishes for the others. `has_data` is whether etcd has started with its data, even if the data is
+/// missing now.
 pub fn unit_data(facts: &ClusterFacts, served: Option<&Served>, has_data: bool) -> UnitData {
     let Some(served) = served else {
         // While etcd does not answer, its member stays where it was, unless another member has moved it.
@@ -173,12 +174,27 @@ fn urls_of_member(
     members: &[Member],
 ) -> (Option<String>, Option<String>) {
     let own = members.iter().find(|member| member.id == served.status.member_id);
+    if facts.urls.is_none() {
+        return urls_as_published(facts, own);
+    }
     let is_there =
         |urls: &&Urls| own.map_or(served.status.is_learner, |own| own.peer_urls.contains(&urls.peer));
     let urls = facts.urls.as_ref().filter(is_there);
     let voter = own.filter(|own| !own.is_learner);
     let client = urls.zip(voter).and_then(|(urls, voter)| client_url(urls, voter));
     (urls.map(|urls| urls.peer.clone()), client)
+}
+
+/// Returns the URLs that this unit has published for its member. An etcd that serves still does so there after an option became invalid
+/// or the certificates cannot be read, although the URLs of its next start are unknown then.
+fn urls_as_published(facts: &ClusterFacts, own: Option<&Member>) -> (Option<String>, Option<String>) {
+    let is_published = |own: &&Member| {
+        let peer = facts.own.peer.as_ref();
+        facts.own.member.as_ref() == Some(&hex(own.id))
+            && peer.is_some_and(|peer| own.peer_urls.contains(peer))
+    };
+    let Some(own) = own.filter(is_published) else { return (None, None) };
+    (facts.own.peer.clone(), facts.own.client.clone().filter(|_| !own.is_learner))
 }
 
 /// Returns the URL for clients of a voter: the present address of its unit, and the port with which its etcd was started. That is the port

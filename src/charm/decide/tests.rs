@@ -284,7 +284,7 @@ fn a_member_that_was_removed_while_its_unit_stays_joins_again_after_its_data_was
     let mut facts = Facts { is_running: false, ..serving() };
     facts.cluster = ClusterFacts { unit: "etcd/1".into(), ..joining(false).cluster };
     facts.cluster.own.member = Some("7".into());
-    assert_blocked(&facts, &["was removed from the cluster", "mv /var/lib/etcd/default/member PLACE"]);
+    assert_blocked(&facts, &["was removed from the cluster", "mv -T /var/lib/etcd/default/member PLACE"]);
     // No other member answers, or it is still listed.
     for members in [
         None,

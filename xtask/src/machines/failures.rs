@@ -383,7 +383,7 @@ impl<'m> Scene<'m> {
     pub(super) fn restore_last(&mut self, place: usize) -> Result<()> {
         let unit = self.units[place].clone();
         let stop = "systemctl stop etcd.service";
-        let move_away = "mv /var/lib/etcd/default/member PLACE";
+        let move_away = "mv -T /var/lib/etcd/default/member PLACE";
         let restore = format!("juju run {unit} restore snapshot=PLACE/snap/db allow-unhashed=true");
         let next = format!("blocked next: {stop}; {move_away}; {restore}");
         self.update_until(&|scene| scene.deployment.check_status(&unit, &[&next, "no leader"]))?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::deployment::Deployment;
+use super::deployment::{APPLICATION, Deployment};
 use super::failures;
 use super::machine::Machine;
 use super::network::Network;
@@ -101,6 +101,10 @@ impl Scene<'_> {
         }
         let unit = &self.units[place];
         self.deployment.check_status(unit, &["blocked ", "is missing or empty", "juju attach-storage"])?;
+        // It is still the member that it was. Otherwise, units without data could start an empty cluster.
+        let relation = self.deployment.model.relation(APPLICATION, "cluster").context("no relation")?;
+        let published = self.deployment.model.data(relation, unit);
+        ensure!(published.contains_key("member") && !published.contains_key("founder"), "{published:?}");
         let silent = format!("active voter, 3 members, no answer from {}", unit.replace('/', ""));
         for (other, name) in self.units.iter().enumerate().filter(|(other, _)| *other != place) {
             self.deployment.check_status(name, &[&silent])?;

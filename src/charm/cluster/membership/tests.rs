@@ -104,6 +104,27 @@ fn published_addresses_stay_while_the_cluster_has_no_leader() {
     assert_eq!((restored.peer, restored.client), (facts.own.peer, None));
 }
 
+/// The options are invalid, or the certificates cannot be read at this moment. etcd serves as before.
+#[test]
+fn published_addresses_stay_while_the_next_ones_are_unknown() {
+    let facts = ClusterFacts { urls: None, ..settled() };
+    assert_eq!(unit_data(&facts, Some(&served(1, false)), true), facts.own);
+    let of = |members: Vec<Member>| {
+        let data = unit_data(
+            &ClusterFacts { members: Some(members), ..facts.clone() },
+            Some(&served(1, false)),
+            true,
+        );
+        (data.peer, data.client)
+    };
+    assert_eq!(of(vec![member(1, true)]), (Some(url(1)), None));
+    // Another unit has moved it.
+    assert_eq!(of(vec![Member { peer_urls: vec![url(9)], ..member(1, false) }]), (None, None));
+    // It is another member since a restore.
+    let restored = unit_data(&facts, Some(&served(7, false)), true);
+    assert_eq!((restored.peer, restored.client), (None, None));
+}
+
 #[test]
 fn others_promote_a_learner_whose_unit_died_on_the_way() {
     let mut facts = settled();
@@ -355,4 +376,28 @@ fn records_the_cluster_that_serves_and_its_heir_after_a_restore() {
     let data = application_data(&two, &published(1));
     assert_eq!(data.cluster.as_deref(), Some("1a"));
     assert_eq!(data.known["etcd/2"].member, Some("2".into()), "a member is forgotten only if etcd forgot it");
+}
+
+/// The only unit with data waits for its storage, and a new unit is the leader. It must not start an empty cluster.
+#[test]
+fn a_unit_without_its_storage_is_still_the_member_that_it_was() {
+    let waiting = ClusterFacts { is_leader: false, members: None, ..settled() };
+    let published = unit_data(&waiting, None, true);
+    assert_eq!(published, waiting.own);
+
+    let mut leader = settled();
+    leader.unit = unit(2);
+    leader.units = [1, 2].map(|n| (unit(n), GoalUnit { status: "active".into() })).into();
+    leader.application.known = [(unit(1), known(1))].into();
+    leader.own = UnitData { peer: Some(url(2)), ..UnitData::default() };
+    leader.others = [(unit(1), published)].into();
+    leader.members = None;
+    for _ in 0..3 {
+        let own = unit_data(&leader, None, false);
+        leader.application = application_data(&leader, &own);
+        leader.own = own;
+        assert_eq!(leader.application.cluster.as_deref(), Some("1a"));
+        assert_eq!(leader.application.known[&unit(1)], known(1));
+        assert_eq!(leader.application.founder, None);
+    }
 }
