@@ -171,8 +171,12 @@ impl Executor<'_> {
         let Some(members) = now.members.as_deref() else {
             return Err(turn::refusal_to_restart(&now, None, "no member lists the others").into());
         };
-        let voters = turn::voters_to_check(&now, members).map_err(|learner| {
-            turn::refusal_to_restart(&now, Some(learner), &format!("{} is not a voter yet", learner.name))
+        let voters = turn::voters_to_check(&now, members).map_err(|member| {
+            let problem = match member.is_learner {
+                true => format!("{} is not a voter yet", member.name),
+                false => "it has not started".to_owned(),
+            };
+            turn::refusal_to_restart(&now, Some(member), &problem)
         })?;
         for voter in voters {
             gather::check_serving(&now, &[voter], &method.etcdctl(), certificate_dir)

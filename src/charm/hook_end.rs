@@ -179,7 +179,7 @@ fn application(facts: &Facts, own: &UnitData, served: Option<&Served>) -> Applic
     data
 }
 
-/// Whether all members are voters, and all but that of `unit` serve. `own_serves` is whether that of this unit does.
+/// Whether all members are voters that have started, and all but that of `unit` serve. `own_serves` is whether that of this unit does.
 ///
 /// If it does not, only this unit itself may restart: its new configuration may be the cure.
 fn others_serve(facts: &Facts, own_serves: bool, unit: &str) -> bool {
@@ -191,7 +191,7 @@ fn others_serve(facts: &Facts, own_serves: bool, unit: &str) -> bool {
     let Some(members) = asked else { return false };
     let name = member_name(unit);
     let others: Vec<Member> = members.iter().filter(|member| member.name != name).cloned().collect();
-    let have_votes = members.iter().all(|member| !member.is_learner);
+    let have_votes = members.iter().all(|member| !member.is_learner && member.has_started());
     let voters = facts.cluster.other_voters(&others);
     have_votes
         && check_serving(&facts.cluster, &voters, &facts.method.etcdctl(), &facts.certificate_dir).is_ok()

@@ -38,18 +38,21 @@ pub fn may_restart(facts: &ClusterFacts) -> bool {
 /// is gone counts until it is removed.
 ///
 /// # Errors
-/// The learner that has to become a voter before.
+/// The learner that has to become a voter before, or the voter that has to start.
 pub fn voters_to_check<'m>(
     facts: &ClusterFacts,
     members: &'m [Member],
 ) -> Result<Vec<&'m Member>, &'m Member> {
     let voters = facts.other_voters(members);
     let own = facts.own_member(members).map(|own| own.id);
-    let is_other_learner =
-        |member: &&Member| member.is_learner && member.has_started() && Some(member.id) != own;
-    match members.iter().find(is_other_learner) {
+    let is_awaited = |member: &&Member| match member.is_learner {
+        true => member.has_started(),
+        // One that an operator has added counts for the majority before it has started.
+        false => !member.has_started(),
+    };
+    match members.iter().filter(|member| Some(member.id) != own).find(is_awaited) {
         // A cluster with one voter stops in any case.
-        Some(learner) if !voters.is_empty() => Err(learner),
+        Some(member) if !voters.is_empty() => Err(member),
         _ => Ok(voters),
     }
 }
@@ -62,7 +65,11 @@ pub fn refusal_to_restart(facts: &ClusterFacts, member: Option<&Member>, problem
         let reason = format!("etcd is not restarted while another unit does not serve: {problem}");
         return Refusal::new(reason, "juju status; the next hook retries within 5 minutes");
     };
-    let cure = if stranger.is_learner { "promote it" } else { "make its client URL reachable" };
+    let cure = match (stranger.is_learner, stranger.has_started()) {
+        (true, _) => "promote it",
+        (false, false) => "start it",
+        (false, true) => "make its client URL reachable",
+    };
     Refusal::new(
         format!("etcd is not restarted: {} belongs to no unit: {problem}", describe_stranger(stranger)),
         format!("{cure}, or if it is not needed: {} member remove {:x}", facts.etcdctl, stranger.id),
@@ -214,7 +221,11 @@ mod tests {
         assert_eq!(ids(&all), Ok(vec![0, 2, 3]));
         // One that has never started does not count, and a learner may become a voter at any time.
         let unstarted = Member { name: String::new(), client_urls: Vec::new(), ..member(3, true) };
-        assert_eq!(ids(&[member(1, false), member(2, false), unstarted]), Ok(vec![2]));
+        assert_eq!(ids(&[member(1, false), member(2, false), unstarted.clone()]), Ok(vec![2]));
+        // A voter that an operator has added, and that has not started, would be missing for the majority.
+        let added = Member { is_learner: false, ..unstarted };
+        assert_eq!(ids(&[member(1, false), member(2, false), added.clone()]), Err(3));
+        assert_eq!(ids(&[member(1, false), added]), Ok(Vec::new()));
         assert_eq!(ids(&[member(1, false), member(2, false), member(3, true)]), Err(3));
         // Without another voter, the cluster stops in any case. The learner may be this unit itself.
         assert_eq!(ids(&[member(1, false), member(3, true)]), Ok(Vec::new()));
@@ -245,6 +256,10 @@ mod tests {
         let command = "if it is not needed: etcdctl --endpoints=U member remove 1a";
         assert_eq!(voter.next, format!("make its client URL reachable, or {command}"));
         assert!(refusal(Some(&all[3])).next.starts_with("promote it, or"));
+        let added = Member { name: String::new(), ..member(28, false) };
+        let with_added = ClusterFacts { members: Some(vec![added.clone()]), ..facts.clone() };
+        let found = refusal_to_restart(&with_added, Some(&added), "it has not started");
+        assert!(found.next.starts_with("start it, or"), "{found:?}");
         // Without the turn, the unit does not ask them itself.
         let waiting =
             waiting_status(&ClusterFacts { application: ApplicationData::default(), ..facts }, None);

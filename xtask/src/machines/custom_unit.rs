@@ -255,7 +255,8 @@ pub fn required(test_bed: &TestBed) -> Result<String> {
 
 /// etcd has failed, and systemd does not start it again. The units that require it run on until a restore stops it.
 fn roll_back_failed_etcd(machine: &Machine, restore: &[&str]) -> Result<()> {
-    let once = "/etc/systemd/system/etcd.service.d/once.conf";
+    // Read after `only.conf`.
+    let once = "/etc/systemd/system/etcd.service.d/without-restart.conf";
     machine.write(once, "[Service]\nRestart=no\n")?;
     machine.run(&["systemctl", "daemon-reload"])?;
     let script = "echo 0 >/srv/only; systemctl kill --signal=KILL etcd.service; \
