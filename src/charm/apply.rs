@@ -174,7 +174,7 @@ impl Executor<'_> {
         let voters = turn::voters_to_check(&now, members).map_err(|member| {
             let problem = match member.is_learner {
                 true => format!("{} is not a voter yet", member.name),
-                false => "it has not started".to_owned(),
+                false => format!("{} has not started", membership::describe_stranger(member)),
             };
             turn::refusal_to_restart(&now, Some(member), &problem)
         })?;

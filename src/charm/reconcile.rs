@@ -148,7 +148,10 @@ impl HookRun<'_> {
                 true => drop(end.settle(&mut facts)),
                 false => drop(end.publish(&facts, None)),
             }
-            return Ok(cause_of_wait(status, &facts.cluster, preparation_problem));
+            // A release that was attached after the one that failed cannot be prepared.
+            let refused = preparation_problem.clone().filter(|problem| problem.is_blocked());
+            let refused = refused.filter(|_| facts.failed_upgrade.is_some());
+            return Ok(refused.unwrap_or_else(|| cause_of_wait(status, &facts.cluster, preparation_problem)));
         }
         let settled = end.settle(&mut facts);
         let timeout = health::timeout(&facts, settled.is_silent);

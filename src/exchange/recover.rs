@@ -168,8 +168,9 @@ fn roll_back<'a>(
     rest: impl FnOnce(Exchange<'a>) -> Result<Option<PathBuf>>,
 ) -> Result<Recovered> {
     let (data, had_no_data) = (exchange.data(), exchange.journal.old.inode.is_none());
+    let stopped = exchange.describe_stopped_dependents();
     let kept = rest(exchange).context("rolling back an interrupted restore")?;
-    let reason = reason.to_owned();
+    let reason = stopped.map_or_else(|| reason.to_owned(), |stopped| format!("{reason}; {stopped}"));
     Ok(match data.dir().inode(MEMBER)? {
         // The new data is not live here. So etcd created it.
         Some(_) if had_no_data => Recovered::Overtaken(kept),

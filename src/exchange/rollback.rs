@@ -25,9 +25,12 @@ impl Exchange<'_> {
     /// Rolls back after `error`, and returns the error with the outcome of the rollback.
     pub(super) fn roll_back_after(self, error: anyhow::Error) -> anyhow::Error {
         let place = self.staging.dir().path().to_owned();
+        let stopped = self.describe_stopped_dependents();
         match self.roll_back() {
-            Ok(None) => error,
-            Ok(Some(kept)) => anyhow!("{error:#}; {}", describe_kept(&kept)),
+            Ok(kept) => {
+                let remarks = kept.map(|kept| describe_kept(&kept)).into_iter().chain(stopped);
+                remarks.fold(error, |error, remark| anyhow!("{error:#}; {remark}"))
+            }
             Err(second) => anyhow!(
                 "{error:#}; and putting the old data back failed too: {second:#}; the journal in {} records which data is \
                  which",
@@ -69,7 +72,7 @@ impl Exchange<'_> {
     fn add_way_out(&self, error: anyhow::Error) -> anyhow::Error {
         match self.data().is_in_use() {
             Ok(false) => {
-                error.context(self.end_by_hand("the old data is live, but etcd does not serve it".to_owned()))
+                error.context(self.end_by_hand("etcd does not serve the old data, which is live".to_owned()))
             }
             _ => error,
         }

@@ -117,10 +117,14 @@ impl<'a> Exchange<'a> {
 
     /// Keeps or removes the old data of a committed exchange, or removes the new data of one that was rolled back.
     /// Removes the journal last.
-    pub(super) fn clean_up(self) -> Result<()> {
+    pub(super) fn clean_up(mut self) -> Result<()> {
         self.release_manifests()?;
         // A unit that cannot be started, for example because it was removed, must not keep the exchange unfinished.
         let _ = self.start_dependents();
+        // An operator may stop them before this is repeated.
+        if !std::mem::take(&mut self.journal.old.supervisor.dependents).is_empty() {
+            let _ = self.journal.write(self.staging.dir());
+        }
         if let (Phase::Committed, Some(name)) = (self.journal.phase, &self.journal.keep_old_as)
             && self.other_inode()?.is_some()
         {
@@ -144,7 +148,25 @@ impl<'a> Exchange<'a> {
 
     /// Starts the units that systemd stopped together with etcd's. They were active, even if etcd had failed.
     pub(super) fn start_dependents(&self) -> Result<()> {
-        self.site.service.start_dependents(&self.journal.old.supervisor)
+        match self.keeps_dependents_stopped() {
+            true => Ok(()),
+            false => self.site.service.start_dependents(&self.journal.old.supervisor),
+        }
+    }
+
+    /// Whether those units stay stopped. If one of them ends without etcd, and systemd starts it again, it starts etcd too, and on an
+    /// empty directory etcd would create a new cluster.
+    fn keeps_dependents_stopped(&self) -> bool {
+        let old = &self.journal.old;
+        self.journal.phase == Phase::RolledBack && old.inode.is_none() && !old.is_running
+    }
+
+    /// Describes the units that stay stopped after a rollback to an empty data directory, if there are any.
+    pub(super) fn describe_stopped_dependents(&self) -> Option<String> {
+        let old = &self.journal.old;
+        let start = self.site.service.dependents_command(&old.supervisor);
+        let start = start.filter(|_| old.inode.is_none() && !old.supervisor.dependents.is_empty())?;
+        Some(format!("units that need etcd stay stopped; after the next restore: `{start}`"))
     }
 
     /// Returns whether the new data is live.

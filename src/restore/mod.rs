@@ -174,6 +174,10 @@ fn restore(site: &Site, data: &DataDir, request: &Request, report: Sink<'_>) -> 
         return Ok(Report { plan, snapshot, key_changes, outcome: None });
     }
 
+    // After the restore, a second cluster would serve already.
+    if let Some(warning) = decide::warn_of_other_members(&facts) {
+        report(Progress::Warning(&warning));
+    }
     let preparation =
         Preparation { site, request, facts: &facts, plan: &plan, snapshot: &snapshot, stage: &stage };
     let (expected, backup) = preparation.run(report)?;

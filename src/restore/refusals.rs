@@ -20,12 +20,33 @@ pub fn recover_command(site: &Site) -> Subcommand {
 /// The next step for a member without data.
 ///
 /// etcd must not start without data in between: it would create a new cluster, and clients would use that.
-fn join_or_restore_alone(stop: &str) -> String {
+fn join_or_restore_alone(stop: &Stop) -> String {
     format!(
         "if the other members serve, remove this one with `etcdctl member remove` on one of them and add it again with \
-         `etcdctl member add`; if they are lost, stop etcd ({stop}), leave only this member in initial-cluster, and restore \
-         again"
+         `etcdctl member add`; if they are lost, stop etcd ({}), leave only this member in initial-cluster, and restore \
+         again{}",
+        stop.command,
+        stop.last_step()
     )
+}
+
+/// How an operator stops etcd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    /// The command, as typed.
+    pub command: String,
+    /// The active units that systemd stops with it. Only a restore that stops etcd itself starts them again.
+    pub dependents: Vec<String>,
+}
+
+impl Stop {
+    /// Returns the last step of an operator who has stopped etcd, as the end of a sentence.
+    fn last_step(&self) -> String {
+        match self.dependents.join(" ") {
+            units if units.is_empty() => String::new(),
+            units => format!("; after the restore: systemctl start {units}"),
+        }
+    }
 }
 
 /// An obstacle to a restore.
@@ -72,8 +93,8 @@ pub enum Obstacle {
     NotAnswering {
         /// The reason, as etcd reports it.
         reason: String,
-        /// The command that stops etcd.
-        stop: String,
+        /// How an operator stops etcd.
+        stop: Stop,
     },
     /// etcd is stopped and its data is damaged.
     DamagedData {
@@ -81,8 +102,8 @@ pub enum Obstacle {
         reason: String,
         /// The data directory.
         data_dir: String,
-        /// The command that stops etcd.
-        stop: String,
+        /// How an operator stops etcd.
+        stop: Stop,
     },
     /// etcd is stopped and its data could not be read. The data may still be intact.
     DataNotReadable {
@@ -95,8 +116,8 @@ pub enum Obstacle {
     WithoutLog {
         /// The data directory.
         data_dir: String,
-        /// The command that stops etcd.
-        stop: String,
+        /// How an operator stops etcd.
+        stop: Stop,
     },
     /// The etcd that answers does not use this data directory.
     OfAnotherEtcd {
@@ -111,8 +132,10 @@ pub enum Obstacle {
         data_dir: String,
         /// The names of the other members.
         others: Vec<String>,
-        /// The command that stops etcd.
-        stop: String,
+        /// What names them, such as a unit or a file.
+        source: String,
+        /// How an operator stops etcd.
+        stop: Stop,
     },
     /// The only member is a learner.
     OnlyLearner {
@@ -318,8 +341,8 @@ impl Obstacle {
                     "the etcd that answers at the endpoint does not serve {data_dir}: another etcd has it open"
                 )
             }
-            Self::EmptyMember { data_dir, others, .. } => format!(
-                "{data_dir} has no data, and etcd's configuration names other members: {}; if they serve, a \
+            Self::EmptyMember { data_dir, others, source, .. } => format!(
+                "{data_dir} has no data, and etcd's configuration ({source}) names other members: {}; if they serve, a \
                  restored etcd here would be a second cluster",
                 others.join(", ")
             ),
@@ -409,7 +432,9 @@ impl Obstacle {
             | Self::QuotaTooSmall { remedy, .. }
             | Self::DataOfOtherEtcd { remedy, .. } => remedy.clone(),
             Self::NotAnswering { stop, .. } => format!(
-                "correct that; or stop etcd ({stop}) and restore again, which then reads the files of etcd"
+                "correct that; or stop etcd ({}) and restore again, which then reads the files of etcd{}",
+                stop.command,
+                stop.last_step()
             ),
             Self::DamagedData { data_dir, stop, .. } => set_data_aside(data_dir, stop),
             Self::DataNotReadable { start, .. } => {
@@ -468,20 +493,24 @@ fn move_log(log: &Path, data: &Path, has_old_log: bool, (stop, start): (&str, &s
 
 /// Returns the commands that set damaged data aside. The supervisor may start etcd again and again, and without its data, etcd would create
 /// a new cluster.
-fn set_data_aside(data_dir: &str, stop: &str) -> String {
+fn set_data_aside(data_dir: &str, stop: &Stop) -> String {
     format!(
-        "if this etcd is the only member and you have no better copy of this data: stop etcd ({stop}), mv -T {} {}, and restore \
-         again",
+        "if this etcd is the only member and you have no better copy of this data: stop etcd ({}), mv -T {} {}, and restore \
+         again{}",
+        stop.command,
         quoted(format!("{data_dir}/member").as_ref()),
-        quoted(format!("{data_dir}/member.broken").as_ref())
+        quoted(format!("{data_dir}/member.broken").as_ref()),
+        stop.last_step()
     )
 }
 
 /// Returns what to do about data without its write-ahead log, which may be lost or elsewhere.
-fn find_log(data_dir: &str, stop: &str) -> String {
+fn find_log(data_dir: &str, stop: &Stop) -> String {
+    let command = &stop.command;
     format!(
-        "if it is lost and this etcd is the only member, stop etcd ({stop}), move {data_dir}/member to {data_dir}/member.broken and restore again; if it \
-         is stored elsewhere, stop etcd, copy it to {data_dir}/member/wal, and remove wal-dir from etcd's configuration"
+        "if it is lost and this etcd is the only member, stop etcd ({command}), move {data_dir}/member to {data_dir}/member.broken and restore again; if it \
+         is stored elsewhere, stop etcd, copy it to {data_dir}/member/wal, and remove wal-dir from etcd's configuration{}",
+        stop.last_step()
     )
 }
 

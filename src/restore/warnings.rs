@@ -96,20 +96,17 @@ pub(super) fn last_seen_unknown(reason: &str, clients: Clients, remedy: &Remedy)
 /// Warns that the peer URL of the member is only a default.
 pub(super) fn default_peer_url(url: &str) -> String {
     format!(
-        "the member's peer URL is {url}, because the data directory is empty and etcd's configuration sets none \
-         (initial-advertise-peer-urls): before members are added, set it with etcdctl member update ID --peer-urls=URL"
+        "the member's peer URL is {url}, because the data directory is empty and no configuration of etcd that was found \
+         sets one (initial-advertise-peer-urls): before members are added, set it with etcdctl member update ID --peer-urls=URL"
     )
 }
 
-/// Warns that the configuration of an etcd without data was not found: it may have been one of several members.
-pub(super) fn configuration_unknown(url: &str) -> String {
-    format!(
-        "the data directory is empty, and etcd's configuration was not found (in the site file, config-file names it), so it \
-         is unknown whether this etcd was one of several members; if others serve, the restored data is a second cluster: do \
-         not restore, but remove this member with `etcdctl member remove` on one of them, and add it again with `etcdctl \
-         member add`; the member's peer URL is {url}: before members are added, set it with etcdctl member update ID \
-         --peer-urls=URL"
-    )
+/// Warns that the configuration of an etcd without data was not found.
+pub(super) fn may_have_been_one_of_several() -> String {
+    "the data directory is empty, and etcd's configuration was not found (config-file in the site file), so it is unknown whether \
+     this etcd was one of several members; if others serve, restored data is a second cluster: stop this etcd, and join it to \
+     them instead (etcdctl member remove, etcdctl member add)"
+        .to_owned()
 }
 
 /// Warns that the quota is unknown, and that the database would exceed the default one.

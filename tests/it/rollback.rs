@@ -136,7 +136,7 @@ fn keeps_the_old_data_if_etcd_never_starts_again(version: Version) {
     fixture.world.arm("start-fails", 999);
     let out = fixture.restore();
     out.assert_stderr_contains(&[
-        "; and putting the old data back failed too: starting etcd on the old data: ",
+        "; and putting the old data back failed too: etcd does not serve the old data, which is live: starting etcd on the old data: ",
     ]);
     let data = fixture.world.data_dir();
     out.assert_stderr_contains(&[&format!(

@@ -102,7 +102,11 @@ fn the_printed_commands_end_a_restore_whose_old_data_cannot_be_served() {
     fs::write(member.join("snap/db"), "destroyed").unwrap();
     world.arm("start-fails", 999);
     let out = world.restore(&["--recover"]);
-    out.assert_stderr_contains(&["still unfinished", "etcd does not serve it", "as it is: `mv -T "]);
+    out.assert_stderr_contains(&[
+        "still unfinished",
+        "etcd does not serve the old data",
+        "as it is: `mv -T ",
+    ]);
     let commands = out.stderr.split("as it is: `").nth(1).unwrap().split('`').next().unwrap();
     assert!(Command::new("sh").args(["-c", commands]).status().unwrap().success(), "{commands}");
 

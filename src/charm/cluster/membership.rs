@@ -271,11 +271,14 @@ fn cluster(facts: &ClusterFacts, own: &UnitData) -> Option<String> {
     let is_heir = |published: &&UnitData| recorded.as_ref().is_none_or(|old| published.heir_of.contains(old));
     let heir = all().filter(is_heir).find_map(|published| published.cluster.clone());
     // If all units of a cluster are removed, the cluster has ended. A new one may start.
-    let known = &mut facts.application.known.iter();
-    let has_ended = !known
-        .any(|(unit, known)| *unit != facts.unit && known.member.is_some() && facts.units.contains_key(unit));
+    // A unit that serves another one does not have its data any more: it was restored.
+    let serves_other = |unit: &String| facts.others.get(unit).is_some_and(|unit| unit.cluster.is_some());
+    let has_ended = !facts.application.known.iter().any(|(unit, known)| {
+        let is_here = *unit != facts.unit && facts.units.contains_key(unit);
+        is_here && known.member.is_some() && !serves_other(unit)
+    });
     match heir {
-        None if has_ended => own.cluster.clone(),
+        None if has_ended => own.cluster.clone().or_else(|| all().find_map(|unit| unit.cluster.clone())),
         None => recorded,
         heir => heir,
     }

@@ -45,16 +45,17 @@ pub fn voters_to_check<'m>(
 ) -> Result<Vec<&'m Member>, &'m Member> {
     let voters = facts.other_voters(members);
     let own = facts.own_member(members).map(|own| own.id);
-    let is_awaited = |member: &&Member| match member.is_learner {
-        true => member.has_started(),
-        // One that an operator has added counts for the majority before it has started.
-        false => !member.has_started(),
-    };
-    match members.iter().filter(|member| Some(member.id) != own).find(is_awaited) {
+    match members.iter().filter(|member| Some(member.id) != own).find(prevents_restart) {
         // A cluster with one voter stops in any case.
         Some(member) if !voters.is_empty() => Err(member),
         _ => Ok(voters),
     }
+}
+
+/// Whether no member may restart before this one has a vote, or has started. A voter that an operator has added counts for the majority
+/// before it has started.
+fn prevents_restart(member: &&Member) -> bool {
+    member.is_learner == member.has_started()
 }
 
 /// Returns the refusal to restart this unit's etcd because of `problem`, which `member` has, if it is known. The member of an operator
@@ -65,15 +66,19 @@ pub fn refusal_to_restart(facts: &ClusterFacts, member: Option<&Member>, problem
         let reason = format!("etcd is not restarted while another unit does not serve: {problem}");
         return Refusal::new(reason, "juju status; the next hook retries within 5 minutes");
     };
+    let reason =
+        format!("etcd is not restarted: {} belongs to no unit: {problem}", describe_stranger(stranger));
+    Refusal::new(reason, next_for_stranger(facts, stranger))
+}
+
+/// Returns what an operator does with a member of their own that prevents restarts.
+fn next_for_stranger(facts: &ClusterFacts, stranger: &Member) -> String {
     let cure = match (stranger.is_learner, stranger.has_started()) {
         (true, _) => "promote it",
         (false, false) => "start it",
         (false, true) => "make its client URL reachable",
     };
-    Refusal::new(
-        format!("etcd is not restarted: {} belongs to no unit: {problem}", describe_stranger(stranger)),
-        format!("{cure}, or if it is not needed: {} member remove {:x}", facts.etcdctl, stranger.id),
-    )
+    format!("{cure}, or if it is not needed: {} member remove {:x}", facts.etcdctl, stranger.id)
 }
 
 /// Returns the unit that may restart from now on. `own` is the data that this unit, the leader, publishes now. `others_serve` is
@@ -108,10 +113,17 @@ pub fn waiting_status(facts: &ClusterFacts, upgrade: Option<&str>) -> Status {
         Some(holder) => format!("{action} after {holder}"),
         None => {
             let strangers = describe_strangers(facts).map(|text| format!("; {text}")).unwrap_or_default();
-            format!("{action} when all members serve{strangers}")
+            let next = strangers_that_prevent_restarts(facts).next();
+            let next =
+                next.map(|stranger| format!("; {}", next_for_stranger(facts, stranger))).unwrap_or_default();
+            format!("{action} when all members serve{strangers}{next}")
         }
     };
     Status::new("waiting", message)
+}
+
+fn strangers_that_prevent_restarts(facts: &ClusterFacts) -> impl Iterator<Item = &Member> {
+    strangers(facts).into_iter().filter(prevents_restart)
 }
 
 #[cfg(test)]
@@ -263,7 +275,9 @@ mod tests {
         // Without the turn, the unit does not ask them itself.
         let waiting =
             waiting_status(&ClusterFacts { application: ApplicationData::default(), ..facts }, None);
-        assert!(waiting.message.ends_with("never removed: etcd26, etcd27"), "{waiting:?}");
+        let next =
+            format!("promote it, or if it is not needed: {} member remove 1b", "etcdctl --endpoints=U");
+        assert!(waiting.message.ends_with(&format!("never removed: etcd26, etcd27; {next}")), "{waiting:?}");
     }
 
     #[test]

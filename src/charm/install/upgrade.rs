@@ -8,15 +8,19 @@ use super::release::{
     BIN, NEXT, PROGRAMS, check_complete, check_programs_run, draft, read_program, remove_drafts, same_file,
     unpack,
 };
+use crate::commands::now;
 use crate::error::Refusal;
 use crate::etcd::versions::Version;
+use crate::system::clock::is_in_the_future;
 use crate::system::durable::{Dir, RUNNABLE, read_small_text};
 use crate::system::process::Program;
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// The file that contains the reason why an upgraded etcd did not start. It exists until another release is attached.
+/// The file that contains the reason why an upgraded etcd did not start. It exists until another release is prepared.
 const FAILED: &str = ".etcd.etcd-charm-failed";
 /// The file that contains the reason why the attached release is refused. It exists until another one is attached.
 const REFUSED: &str = ".etcd.etcd-charm-refused";
@@ -37,11 +41,7 @@ fn prepare_in(bin: &Dir, archive: &Path, oldest: &Version) -> Result<Option<Vers
     bin.remove_file(REFUSED)?;
     // The agent downloads a resource before it is installed, and again only if it has changed. So an older one is installed
     // already, or its etcd did not start. Any resource that is attached runs the hook that leads here.
-    let last = match bin.inode(FAILED)? {
-        Some(_) => FAILED,
-        None => "etcd",
-    };
-    if is_older(archive, &bin.path().join(last))? {
+    if was_tried(archive, bin)? {
         bin.remove_file(PENDING)?;
         return Ok(None);
     }
@@ -60,6 +60,17 @@ fn prepare_in(bin: &Dir, archive: &Path, oldest: &Version) -> Result<Option<Vers
     }
     bin.remove_file(PENDING)?;
     prepared
+}
+
+/// Whether the release in `archive` is installed already, or its etcd did not start.
+fn was_tried(archive: &Path, bin: &Dir) -> Result<bool> {
+    if bin.inode(FAILED)?.is_none() {
+        return is_older(archive, &bin.path().join("etcd"));
+    }
+    let failed = bin.path().join(FAILED);
+    // A time in the future shows that the clock was wrong when it failed.
+    let time = Timestamp::from_second(fs::metadata(&failed)?.mtime())?;
+    Ok(!is_in_the_future(time, now()) && is_older(archive, &failed)?)
 }
 
 /// Whether the attached release has to be prepared again, because that failed.
@@ -305,6 +316,7 @@ fn previous(name: &str) -> String {
 #[expect(clippy::disallowed_methods, reason = "files of a test need not be durable")]
 mod tests {
     use super::*;
+    use std::time::SystemTime;
 
     /// A directory with the programs of 3.5.35, and drafts of `version`.
     fn upgrade(version: &str) -> (tempfile::TempDir, Result<Option<Version>>) {
@@ -443,16 +455,26 @@ mod tests {
         bin.replace(FAILED, b"it did not start").unwrap();
         let has_failed = || home.path().join(FAILED).exists();
         let oldest = Version::parse("3.5.35").unwrap();
-        let before = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+        let before = SystemTime::now() - std::time::Duration::from_secs(60);
         archive.as_file().set_modified(before).unwrap();
         assert_eq!(prepare_in(&bin, archive.path(), &oldest).unwrap(), None);
         assert!(has_failed() && !home.path().join(PENDING).exists());
         // Another release is attached, and cannot be written.
-        let after = std::time::SystemTime::now() + std::time::Duration::from_secs(1);
-        archive.as_file().set_modified(after).unwrap();
+        let set_time_of_failure = |time: SystemTime| {
+            fs::File::options()
+                .write(true)
+                .open(home.path().join(FAILED))
+                .unwrap()
+                .set_modified(time)
+                .unwrap();
+        };
+        set_time_of_failure(before - std::time::Duration::from_secs(60));
         bin.make_child(&draft("etcd"), None).unwrap();
         prepare_in(&bin, archive.path(), &oldest).unwrap_err();
         assert!(has_failed() && home.path().join(PENDING).exists());
+        // The clock was ahead when it failed.
+        set_time_of_failure(SystemTime::now() + std::time::Duration::from_secs(3600));
+        prepare_in(&bin, archive.path(), &oldest).unwrap_err();
     }
 
     #[test]

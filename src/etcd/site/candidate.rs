@@ -51,6 +51,7 @@ impl Candidate {
         let endpoint = endpoints::nearest(options, cwd)?;
         let tls = client_certificates::from_options(options, &endpoint, cwd);
         let origin = Origin::from(launcher.clone());
+        let configured_member = Some(initial_member(options, &description));
         let site = Site {
             description,
             pid: None,
@@ -61,7 +62,7 @@ impl Candidate {
             login: None,
             data_dir: options.data_dir(cwd),
             wal_dir: options.wal_dir(cwd),
-            configured_member: Some(initial_member(options)),
+            configured_member,
             choice: None,
             is_from_site_file: false,
             config_file: options.config_file(cwd),
@@ -144,12 +145,17 @@ impl Candidate {
 
 /// The options by which a new member finds the others, instead of `initial-cluster`.
 const DISCOVERY: [&str; 3] = ["discovery", "discovery-srv", "discovery-endpoints"];
-/// Returns the identity of a member without data. A value that kubelet has yet to fill in, such as `$(POD_IP)`, is
+
+/// Returns the identity of a member without data, as the configuration of `source` gives it. A value that kubelet has yet to fill in, such as `$(POD_IP)`, is
 /// unknown.
-pub(super) fn initial_member(options: &Options) -> InitialMember {
+pub(super) fn initial_member(options: &Options, source: &str) -> InitialMember {
     let text = |name| options.text(name).filter(|text| !text.contains("$(")).map(str::to_owned);
-    let name = text("name");
-    InitialMember { others: other_members(options), peer_urls: text("initial-advertise-peer-urls"), name }
+    InitialMember {
+        name: text("name"),
+        peer_urls: text("initial-advertise-peer-urls"),
+        others: other_members(options),
+        source: source.to_owned(),
+    }
 }
 
 /// Returns the names of the other members that the configuration names, or the option by which etcd would find them.
@@ -177,7 +183,8 @@ mod tests {
     #[test]
     fn an_initial_member_has_only_values_that_are_known_yet() {
         let found = |words: &[&str]| {
-            let InitialMember { name, peer_urls, others } = initial_member(&from_command(words, &[]));
+            let found = initial_member(&from_command(words, &[]), "etcd.service");
+            let InitialMember { name, peer_urls, others, .. } = found;
             assert_eq!(others, [""; 0]);
             (name, peer_urls)
         };
@@ -191,7 +198,7 @@ mod tests {
 
     #[test]
     fn other_members_are_those_with_other_names_in_initial_cluster() {
-        let others = |words: &[&str]| initial_member(&from_command(words, &[])).others;
+        let others = |words: &[&str]| initial_member(&from_command(words, &[]), "etcd.service").others;
         let alone = "--initial-cluster=cp1=https://10.0.0.4:2380,cp1=https://[fd00::4]:2380";
         assert_eq!(others(&["--name=cp1", alone]), [""; 0]);
         assert_eq!(others(&["--initial-cluster=default=http://localhost:2380"]), [""; 0]);

@@ -218,21 +218,22 @@ pub(super) fn initial_member(
     service: &Service,
     data_dir: &Path,
 ) -> Option<InitialMember> {
+    if let Some(found) = service.unit().and_then(|unit| systemd_units::by_name(root, systemd, unit)) {
+        return found.site.configured_member;
+    }
     let own = file_id(root, data_dir);
-    let is_own = |candidate: &Candidate| {
-        let Site { service: its_service, data_dir: its_data, .. } = &candidate.site;
-        its_service.value == *service
-            || its_data.value == data_dir
-            || (own.is_some() && file_id(root, its_data) == own)
+    let has_data = |candidate: &Candidate| {
+        let its_data = &candidate.site.data_dir.value;
+        // A disabled unit may be left over from another installation.
+        let is_same = its_data == data_dir || (own.is_some() && file_id(root, its_data) == own);
+        is_same && !candidate.is_disabled
     };
-    let by_unit = || systemd_units::by_name(root, systemd, service.unit()?);
-    let by_data = || {
-        // What cannot be read does not hide the others.
-        let pods = static_pods::look(root).unwrap_or_default();
-        let all = pods.into_iter().chain(installed(root, systemd).unwrap_or_default());
-        all.into_iter().find(is_own)
-    };
-    by_unit().or_else(by_data)?.site.configured_member
+    // Manifests that cannot be read do not hide the units, and the other way round.
+    let pods = static_pods::look(root).unwrap_or_default();
+    let mut all: Vec<Candidate> =
+        pods.into_iter().chain(installed(root, systemd).unwrap_or_default()).collect();
+    let place = all.iter().position(|candidate| candidate.site.service.value == *service);
+    all.swap_remove(place.or_else(|| all.iter().position(has_data))?).site.configured_member
 }
 
 /// Describes how a restart would change a running etcd.

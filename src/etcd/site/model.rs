@@ -61,6 +61,8 @@ pub struct InitialMember {
     pub peer_urls: Option<String>,
     /// The names of the other members in `initial-cluster`, sorted.
     pub others: Vec<String>,
+    /// What this configuration is of, for messages: a unit, a process, a manifest or a file.
+    pub source: String,
 }
 
 /// A user and a password.

@@ -174,6 +174,9 @@ impl SiteFile {
         let origin = Origin::SiteFile(file.to_owned());
         let options = self.config_file.as_deref().and_then(|path| config_file_options(path, &origin));
         let wal_dir = options.as_ref().and_then(|options| self.separate_log(options));
+        let config_file =
+            self.config_file.as_ref().map(|file| file.display().to_string()).unwrap_or_default();
+        let configured_member = options.as_ref().map(|options| initial_member(options, &config_file));
         Ok(Site {
             description: format!("the etcd in the site file {}", file.display()),
             pid: None,
@@ -184,7 +187,7 @@ impl SiteFile {
             tls: Sourced::new(Tls { cacert: self.cacert, cert: self.cert, key: self.key }, origin.clone()),
             data_dir: Sourced::new(self.data_dir, origin.clone()),
             wal_dir,
-            configured_member: options.as_ref().map(initial_member),
+            configured_member,
             configured_quota: options.as_ref().and_then(Quota::from_options),
             drift: None,
             choice: None,

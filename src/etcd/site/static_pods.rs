@@ -44,7 +44,7 @@ pub(super) fn look(root: &Path) -> Result<Vec<Candidate>, Refusal> {
 fn manifests(root: &Path, dir: &Path) -> Vec<PathBuf> {
     let parked = parked(&dir.join("x"));
     let mut all = files_in(root, dir);
-    // kubelet uses the other one of a manifest that is in both places.
+    // kubelet reads only the manifests in its own directory.
     let is_live = |manifest: &PathBuf| all.iter().any(|live| live.file_name() == manifest.file_name());
     let parked = parked.parent().map(|dir| files_in(root, dir)).unwrap_or_default();
     let parked: Vec<PathBuf> = parked.into_iter().filter(|manifest| !is_live(manifest)).collect();

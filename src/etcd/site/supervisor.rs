@@ -3,7 +3,7 @@
 //! Must never run a start or stop command.
 
 use super::Site;
-use crate::error::Refusal;
+use crate::error::{Refusal, quoted};
 use crate::etcd::paths::SITE_FILE;
 use crate::etcd::service::{Service, static_pod, systemctl};
 use crate::system::process::program_path;
@@ -73,12 +73,12 @@ impl Site {
         let parked = static_pod::parked(manifest);
         match (manifest.exists(), parked.exists()) {
             (true, true) => {
-                let (manifest, parked) = (manifest.display(), parked.display());
+                let [live, parked] = [manifest, &parked].map(|path| quoted(path.as_os_str()));
                 return Err(Refusal::new(
+                    format!("to stop etcd, {live} would be moved to {parked}, which exists already"),
                     format!(
-                        "etcd's static pod has two manifests, {manifest} and {parked}, and an etcd can be stopped only by one"
+                        "diff {parked} {live}; if the first one is not needed: rm {parked}; otherwise: mv {parked} {live}"
                     ),
-                    format!("compare them, and remove the one that is out of date: kubelet uses {manifest}"),
                 ));
             }
             (false, false) => {}

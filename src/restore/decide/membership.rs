@@ -6,7 +6,7 @@ use crate::etcd::site::{DEFAULT_NAME, InitialMember};
 use crate::restore::existing::ExistingData;
 use crate::restore::facts::Facts;
 use crate::restore::plan::Identity;
-use crate::restore::refusals::Obstacle;
+use crate::restore::refusals::{Obstacle, Stop};
 use crate::restore::request::Request;
 
 /// Accepts only a cluster of one voting member that has started, or an empty data directory of an etcd that is configured
@@ -15,15 +15,17 @@ use crate::restore::request::Request;
 /// # Errors
 /// The cluster has or may have other members, or its members are unknown.
 pub fn check_membership(facts: &Facts, request: &Request) -> Result<Identity, Obstacle> {
-    let (data_dir, stop) = (facts.data_dir.clone(), describe_stop(facts));
+    let data_dir = facts.data_dir.clone();
+    let stop = Stop { command: facts.stop_command.clone(), dependents: facts.dependents.clone() };
     let start = facts.start_command.clone();
     match &facts.existing {
         ExistingData::Served { members, .. } | ExistingData::Stopped { members, .. } => {
             check_single_member(members, start, || way_to_one_member(facts, request, members))
         }
         ExistingData::Empty => match &facts.initial {
-            Some(InitialMember { others, .. }) if !others.is_empty() => {
-                Err(Obstacle::EmptyMember { data_dir, others: others.clone(), stop })
+            Some(InitialMember { others, source, .. }) if !others.is_empty() => {
+                let (others, source) = (others.clone(), source.clone());
+                Err(Obstacle::EmptyMember { data_dir, others, source, stop })
             }
             initial => Ok(initial_identity(initial.clone().unwrap_or_default())),
         },
@@ -43,15 +45,6 @@ fn initial_identity(initial: InitialMember) -> Identity {
     Identity {
         name: or(initial.name, DEFAULT_NAME),
         peer_urls: or(initial.peer_urls, "http://localhost:2380"),
-    }
-}
-
-/// Returns the command that stops etcd, with the units that it stops too: only a restore that stops etcd starts them again.
-fn describe_stop(facts: &Facts) -> String {
-    let stop = facts.stop_command.clone();
-    match facts.dependents.join(" ") {
-        units if units.is_empty() => stop,
-        units => format!("{stop}, which also stops {units}: after the restore, systemctl start {units}"),
     }
 }
 

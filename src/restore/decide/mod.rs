@@ -24,7 +24,6 @@ use super::warnings;
 use crate::archive::Contents;
 use crate::archive::damage::Damage;
 use crate::error::Refusal;
-use crate::etcd::site::InitialMember;
 use crate::etcd::trailer::Trailer;
 use revision::Seen;
 
@@ -69,7 +68,8 @@ pub fn decide(
     revision::check_bump(request, facts, snapshot, bump)?;
     warnings.extend(revision::warn_of_unknown_revision(facts, snapshot, seen, bump));
     warnings.extend(versions::warn_of_upgrade(&facts.versions));
-    warnings.extend(warn_of_default_identity(facts, &member));
+    warnings.extend(warn_of_other_members(facts));
+    warnings.extend(warn_of_default_peer_url(facts, &member));
     Ok(Plan {
         member,
         bump,
@@ -117,14 +117,16 @@ fn check_same_cluster(request: &Request, facts: &Facts, snapshot: &Snapshot) -> 
     })
 }
 
-fn warn_of_default_identity(facts: &Facts, member: &Identity) -> Option<String> {
-    match (&facts.existing, &facts.initial) {
-        (ExistingData::Empty, None) => Some(warnings::configuration_unknown(&member.peer_urls)),
-        (ExistingData::Empty, Some(InitialMember { peer_urls: None, .. })) => {
-            Some(warnings::default_peer_url(&member.peer_urls))
-        }
-        _ => None,
-    }
+/// Returns the warning that a member without data may have been one of several, if its configuration was not found.
+pub fn warn_of_other_members(facts: &Facts) -> Option<String> {
+    let is_unknown = matches!(facts.existing, ExistingData::Empty) && facts.initial.is_none();
+    is_unknown.then(warnings::may_have_been_one_of_several)
+}
+
+fn warn_of_default_peer_url(facts: &Facts, member: &Identity) -> Option<String> {
+    let configured = facts.initial.as_ref().and_then(|initial| initial.peer_urls.as_ref());
+    let is_default = matches!(facts.existing, ExistingData::Empty) && configured.is_none();
+    is_default.then(|| warnings::default_peer_url(&member.peer_urls))
 }
 
 /// Decides how the existing data is saved.

@@ -401,3 +401,23 @@ fn a_unit_without_its_storage_is_still_the_member_that_it_was() {
         assert_eq!(leader.application.founder, None);
     }
 }
+
+/// The only unit with data lost it, and was restored. The leader has no data.
+#[test]
+fn a_leader_without_data_takes_over_the_cluster_of_a_restored_unit() {
+    let mut leader = settled();
+    leader.unit = unit(2);
+    leader.units = [1, 2].map(|n| (unit(n), GoalUnit { status: "active".into() })).into();
+    leader.application.known = [(unit(1), known(1))].into();
+    leader.own = UnitData { peer: Some(url(2)), ..UnitData::default() };
+    let restored = UnitData { cluster: Some("2b".into()), member: Some("7".into()), ..published(1) };
+    leader.others = [(unit(1), restored)].into();
+    let data = application_data(&leader, &leader.own);
+    assert_eq!(data.cluster.as_deref(), Some("2b"));
+    assert_eq!(data.known[&unit(1)].member.as_deref(), Some("7"));
+    // A second unit with the data of the old cluster, whose etcd is stopped, keeps it.
+    leader.units.insert(unit(10), GoalUnit { status: "active".into() });
+    leader.application.known.insert(unit(10), known(10));
+    leader.others.insert(unit(10), published(10));
+    assert_eq!(application_data(&leader, &leader.own).cluster.as_deref(), Some("1a"));
+}
