@@ -53,11 +53,14 @@ pub fn bucket() -> (Server, Faults, Repository) {
 
 /// Returns a file of `size` bytes without repetitions, and its hash.
 pub fn archive(size: usize) -> (File, String) {
-    let mut bytes = Vec::with_capacity(size + 32);
-    let mut block = Sha256::digest(size.to_le_bytes());
+    let mut bytes = Vec::with_capacity(size + 8);
+    // xorshift64
+    let mut state = size as u64 + 1;
     while bytes.len() < size {
-        bytes.extend_from_slice(&block);
-        block = Sha256::digest(block);
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
     }
     bytes.truncate(size);
     let mut file = tempfile::tempfile().unwrap();
