@@ -21,7 +21,7 @@ fn reports_the_missing_or_broken_tool(version: Version) {
     let tools = world.stand_in_tools();
     let fails = |step: &str, reason: &str| {
         let out = world.snapshot(&[&world.to_target()]);
-        out.assert_stderr_contains(&["/etcdctl ", "/etcdutl "]);
+        out.assert_stderr_contains_one_of(&["/etcdctl ", "/etcdutl "]);
         out.failed_at(step, &format!("{reason}. State: "), &snapshot_again(&world));
         assert!(world.in_target().is_empty(), "{:?}", world.in_target());
         assert!(world.leftovers().is_empty());
@@ -111,7 +111,9 @@ fn publishes_only_verified_snapshots(version: Version) {
     for (fault, expected) in faults {
         fault(&tools);
         let out = world.snapshot(&[&world.to_target()]);
-        out.failed(expected);
+        // A file that is cut may be noticed while it grows, or at its end.
+        out.assert_stderr_contains_one_of(expected);
+        out.failed(&[]);
         assert!(world.in_target().is_empty(), "{:?}", world.in_target());
         assert!(world.leftovers().is_empty());
     }

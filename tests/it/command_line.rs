@@ -112,7 +112,7 @@ fn refuses_a_value_of_another_type() {
     {
         for word in [format!("{name}={value}"), format!("--{name}={value}")] {
             let out = run(BINARIES[1].1, &[&word]);
-            out.assert_stderr_contains(&["boolean", "true"]);
+            out.assert_stderr_contains(&["must be true or false"]);
             out.refused(&[name]);
         }
     }

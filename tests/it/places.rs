@@ -196,7 +196,7 @@ fn refuses_a_missing_directory_or_an_empty_mount_point() {
     to(&at, "");
     let _small = mount::small(&at, "4k");
     fixture.world.fill();
-    fixture.run("snapshot", &[]).failed(&["the archive needs", "No space left"]);
+    fixture.run("snapshot", &[]).failed(&["the archive needs", "are free"]);
 }
 
 /// Fills the disk of `home` with the working directory of a killed run.

@@ -76,7 +76,7 @@ fn refuses_a_cluster_of_three(version: Version) {
         for name in ["m1", "m2", "m3"] {
             out.assert_stderr_contains(&[name]);
         }
-        out.refused(&["3 members", "three members"]);
+        out.refused(&["3 members"]);
     }
     state.assert_unchanged("a cluster of three");
     assert_eq!(world.members().len(), 3);
@@ -121,13 +121,14 @@ fn refuses_a_cluster_with_a_learner(version: Version) {
     world.put(0..10, "next to a learner");
     let archive = archive_for(&world, version);
     let state = WorldState::record(&world);
-    world.restore(&[&from(&archive), &world.to_target()]).refused(&["2 members", "two members", "learner"]);
+    world.restore(&[&from(&archive), &world.to_target()]).refused(&["2 members", "(a learner)"]);
     state.assert_unchanged("next to a learner");
     // restore refuses to run on the learner itself as well.
     let archive = archive_for(&learner, version);
     let pid = learner.pid();
     let out = learner.restore(&[&from(&archive), &learner.to_target()]);
-    out.refused(&["2 members", "two members", "learner", "membership"]);
+    out.assert_stderr_contains_one_of(&["2 members", "the members of the cluster could not be learned"]);
+    out.refused(&[]);
     assert_eq!(learner.pid(), pid);
     assert_eq!(world.members().len(), 2);
 }
@@ -140,7 +141,7 @@ fn refuses_a_cluster_with_an_unstarted_learner(version: Version) {
     let archive = archive_for(&world, version);
     let state = WorldState::record(&world);
     let out = world.restore(&[&from(&archive), &world.to_target()]);
-    out.refused(&["2 members", "two members", "learner", "not started", "unstarted", "never started"]);
+    out.refused(&["2 members", "(not started)"]);
     state.assert_unchanged("next to an unstarted learner");
 }
 
@@ -153,15 +154,9 @@ fn refuses_a_cluster_with_an_unstarted_voter(version: Version) {
     let archive = archive_for(&world, version);
     let state = WorldState::record(&world);
     let out = world.restore(&[&from(&archive), &world.to_target()]);
-    out.refused(&[
-        "2 members",
-        "two members",
-        "not started",
-        "unstarted",
-        "never started",
-        "membership",
-        "members of",
-    ]);
+    // etcd 3.4 lists the members without a leader.
+    out.assert_stderr_contains_one_of(&["2 members", "the members of the cluster could not be learned"]);
+    out.refused(&[]);
     state.assert_unchanged("next to an unstarted voter");
 }
 
@@ -238,7 +233,7 @@ fn refuses_a_stopped_member_of_three(version: Version) {
     let look = || (shape(&world.data_dir(), Detail::Contents), names(&world.target()), world.leftovers());
     let before = look();
     let out = world.restore(&[&from(&archive), &world.to_target()]);
-    out.refused(&["3 members", "three members", "membership", "members of"]);
+    out.refused(&["3 members"]);
     assert_eq!(look(), before);
     assert!(!world.running());
     world.start();
@@ -288,7 +283,7 @@ fn refuses_without_space_for_the_staged_data(version: Version) {
     world.fill();
     let archive = archive_for(&world, version);
     let state = WorldState::record(&world);
-    world.restore(&[&from(&archive), &world.to_target()]).refused(&["room", "space", "free"]);
+    world.restore(&[&from(&archive), &world.to_target()]).refused(&["but only", "are free"]);
     state.assert_unchanged("without space for the staged data");
 }
 
@@ -302,7 +297,7 @@ fn refuses_without_space_for_the_backup() {
     let archive = archive_for(&world, Version::V35);
     let small = crate::common::mount::small(&world.target(), "16k");
     let state = WorldState::record(&world);
-    world.restore(&[&from(&archive), &world.to_target()]).refused(&["room", "space", "free"]);
+    world.restore(&[&from(&archive), &world.to_target()]).refused(&["but only", "are free"]);
     state.assert_unchanged("without space for the backup");
     drop(small);
 }

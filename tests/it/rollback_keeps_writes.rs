@@ -234,7 +234,7 @@ fn refuses_a_snapshot_older_than_writes_during_the_restore(version: Version) {
     let (pid, at) = (world.pid(), world.revision());
     world.arm("before-stop", world.put_command("written", "meanwhile"));
     let out = world.restore(&[&from(&archive), &world.to_target()]);
-    out.failed(&["clients wrote up to revision", "then etcd-backup restore"]);
+    out.failed(&["clients wrote up to revision", "then `sudo etcd-backup restore"]);
     world.disarm("before-stop");
     assert_ne!(world.pid(), pid);
     assert_eq!(world.etcdctl(&["get", "written", "--print-value-only"]).trim(), "meanwhile");

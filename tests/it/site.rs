@@ -187,7 +187,7 @@ fn restore_refuses_an_etcd_without_a_known_supervisor(version: Version) {
     world.stop();
     let archive = format!("snapshot={}", archive.display());
     let out = run_in_namespace(&world, program!("restore"), &[&archive, &world.to_target()]);
-    out.refused(&["no supervisor", "pid", "site file"]);
+    out.refused(&["no supervisor", "pid", "etcd-backup site --write"]);
     assert_eq!(world.tree(), tree);
     assert_eq!(world.leftovers(), [""; 0]);
 }

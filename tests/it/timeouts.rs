@@ -89,8 +89,8 @@ fn hung_etcd_before_a_restore_makes_it_refuse(version: Version) {
 fn hung_etcd_before_the_backup_fails_the_restore(version: Version) {
     let fixture = Fixture::new(version);
     let out = fixture.restore_halted_at("* snapshot status*", "snapshot status", deadlines::question());
-    out.assert_stderr_contains(&["context deadline exceeded"]);
-    out.failed_at(BACKUP, "asking etcd for its status: ", &next_step_without_backup(&fixture));
+    // etcd hangs while it is asked for its status, or right after that.
+    out.failed_at(BACKUP, "context deadline exceeded", &next_step_without_backup(&fixture));
     fixture.assert_resumes();
     fixture.assert_restore_succeeds();
 }
@@ -224,7 +224,8 @@ fn hung_etcd_after_its_restart_causes_a_rollback() {
         format!("failed: etcd did not serve at {endpoint} within {seconds} s: asking etcd for its status: ")
     });
     out.assert_stderr_contains(&[&format!("Next: {}.", next_step(&world, &archive, ""))]);
-    out.failed(&reasons.each_ref().map(String::as_str));
+    out.assert_stderr_contains_one_of(&reasons.each_ref().map(String::as_str));
+    out.failed(&[]);
     assert!(world.running() && world.healthy(), "{}", world.log());
     assert_same(&world.dump(), &old, "after it hung");
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());

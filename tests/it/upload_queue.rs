@@ -206,7 +206,7 @@ fn the_state_line_lists_archives_with_pending_uploads() {
     let one = archives(&world).remove(0);
     let state_line = state(&first);
     assert!(state_line.contains(&format!("waiting to be uploaded: bad/{one}; etcd")), "{state_line}");
-    first.failed(&["Next: ", "upload target="]);
+    first.failed(&["Next: `sudo etcd-backup upload --target="]);
     let second = run(&world, "snapshot", &[&world.to_target()]);
     let two = archives(&world).into_iter().find(|name| *name != one).unwrap();
     let state_line = state(&second);

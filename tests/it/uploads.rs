@@ -122,7 +122,7 @@ fn an_archive_deleted_before_its_upload_is_not_uploaded() {
     fs::create_dir(destination_dir(&world, "shelf")).unwrap();
     let out = run.finish();
     assert!(!out.stdout.contains("shelf: uploaded"), "{}", out.describe());
-    out.failed(&["uploading to shelf: ", "was deleted before it was uploaded", "run it again"]);
+    out.failed(&["uploading to shelf: ", "was deleted before it was uploaded", "takes a new one"]);
     assert!(old.exists(), "retention ran after a failed backup");
     assert!(waiting(&world).is_empty() && uploaded_archives(&world, "shelf").is_empty());
 }

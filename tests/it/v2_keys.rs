@@ -102,7 +102,7 @@ fn v2_keys_in_the_log_are_reported_and_kept(version: Version) {
     let (pid, tree, words) = (world.pid(), world.tree(), [from(&archive), world.to_target()]);
     for plan in [&["plan=true"][..], &[]] {
         let words: Vec<&str> = words.iter().map(String::as_str).chain(plan.iter().copied()).collect();
-        world.restore(&words).refused(&["2 v2 keys", "allow-v2-loss=true"]);
+        world.restore(&words).refused(&["2 v2 keys", "--allow-v2-loss"]);
     }
     assert_eq!((world.pid(), world.tree()), (pid, tree));
     assert!(world.v2("GET", FLANNEL, "").1.contains("network"));
@@ -122,7 +122,7 @@ fn v2_keys_in_a_snap_file_and_their_deletion_are_found(version: Version) {
     world.put_v2(FLANNEL, "network");
     world.await_snap();
     let words = [from(&archive), world.to_target()];
-    let refused = || world.restore(&[&words[0], &words[1]]).refused(&["1 v2 key", "allow-v2-loss=true"]);
+    let refused = || world.restore(&[&words[0], &words[1]]).refused(&["1 v2 key", "--allow-v2-loss"]);
     refused();
     // Only the log contains this request.
     assert_eq!(world.v2("DELETE", "coreos.com", "").0, "403");
@@ -141,7 +141,7 @@ fn v2_keys_of_a_stopped_etcd_are_kept(version: Version) {
     world.put_v2(FLANNEL, "network");
     world.stop();
     let words = [from(&archive), world.to_target()];
-    world.restore(&[&words[0], &words[1]]).refused(&["1 v2 key (under /coreos.com)", "allow-v2-loss=true"]);
+    world.restore(&[&words[0], &words[1]]).refused(&["1 v2 key (under /coreos.com)", "--allow-v2-loss"]);
     // No backup contains the v2 key, so restore keeps the old data.
     let results = world.restore(&[&words[0], "skip-backup=true", "allow-v2-loss=true"]).completed();
     world.start_on(&results.get("backup.old-data"));

@@ -146,8 +146,8 @@ impl Candidate {
 /// The options by which a new member finds the others, instead of `initial-cluster`.
 const DISCOVERY: [&str; 3] = ["discovery", "discovery-srv", "discovery-endpoints"];
 
-/// Returns the identity of a member without data, as the configuration of `source` gives it. A value that kubelet has yet to fill in, such as `$(POD_IP)`, is
-/// unknown.
+/// Returns the identity of a member without data, as the configuration of `source` gives it. A value that kubelet has yet to fill in,
+/// such as `$(POD_IP)`, is unknown.
 pub(super) fn initial_member(options: &Options, source: &str) -> InitialMember {
     let text = |name| options.text(name).filter(|text| !text.contains("$(")).map(str::to_owned);
     InitialMember {

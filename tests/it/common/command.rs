@@ -223,7 +223,7 @@ impl Out {
         Results { value, out: self }
     }
 
-    /// Checks that the action refused: status 2, a message that contains one of the `reasons`, and a next
+    /// Checks that the action refused: status 2, a message that contains each of the `reasons`, and a next
     /// step.
     #[track_caller]
     pub fn refused(self, reasons: &[&str]) {
@@ -240,8 +240,16 @@ impl Out {
         self.failed(&[reason]);
     }
 
-    /// As [`Self::refused`], but returns an error, for tables that continue after a failure.
-    pub fn check_refused(&self, reasons: &[&str]) -> Result<(), String> {
+    /// As [`Self::refused`], but for one of the `reasons`, and returns an error, for tables that continue after a failure.
+    pub fn check_refused_for_one_of(&self, reasons: &[&str]) -> Result<(), String> {
+        let refused = |reason: &&str| self.check_refused(&[reason]);
+        match reasons.iter().any(|reason| refused(reason).is_ok()) {
+            true => Ok(()),
+            false => Err(format!("not refused for any of {reasons:?}: {}", self.describe())),
+        }
+    }
+
+    fn check_refused(&self, reasons: &[&str]) -> Result<(), String> {
         // A refusal has status 3 if another run holds the lock.
         let expected = if self.stderr.contains(" is working on ") { 3 } else { 2 };
         if self.status.code() != Some(expected) {
@@ -253,7 +261,7 @@ impl Out {
         self.check_stderr_contains(reasons)
     }
 
-    /// Checks that the action failed: status 1, a message that contains one of the `reasons`, the state, and
+    /// Checks that the action failed: status 1, a message that contains each of the `reasons`, the state, and
     /// a next step.
     #[track_caller]
     pub fn failed(self, reasons: &[&str]) {
@@ -263,7 +271,7 @@ impl Out {
         self.assert_stderr_contains(reasons);
     }
 
-    /// Checks that stderr contains one of the fragments, ignoring case, and no panic.
+    /// Checks that stderr contains each of the fragments, ignoring case, and no panic.
     #[track_caller]
     pub fn assert_stderr_contains(&self, fragments: &[&str]) {
         if let Err(failure) = self.check_stderr_contains(fragments) {
@@ -271,13 +279,22 @@ impl Out {
         }
     }
 
+    /// Checks that stderr contains one of the fragments, ignoring case, and no panic. For reasons that depend on the version of
+    /// etcd or on the time.
+    #[track_caller]
+    pub fn assert_stderr_contains_one_of(&self, fragments: &[&str]) {
+        let contains = |fragment: &&&str| self.check_stderr_contains(&[fragment]).is_ok();
+        let found = fragments.iter().any(|fragment| contains(&fragment));
+        assert!(found, "stderr does not contain any of {fragments:?}: {}", self.describe());
+    }
+
     fn check_stderr_contains(&self, fragments: &[&str]) -> Result<(), String> {
         self.check_no_panic()?;
         let text = self.stderr.to_lowercase();
-        if !fragments.iter().any(|fragment| text.contains(&fragment.to_lowercase())) {
-            return Err(format!("stderr does not contain any of {fragments:?}: {}", self.describe()));
+        match fragments.iter().find(|fragment| !text.contains(&fragment.to_lowercase())) {
+            Some(missing) => Err(format!("stderr does not contain {missing:?}: {}", self.describe())),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -101,7 +101,7 @@ impl World {
     pub fn log(&self) -> String {
         let log = fs::read_to_string(self.path("supervisor/log")).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
-        lines[lines.len().saturating_sub(8)..].join("\n")
+        lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
     /// Returns the process id of etcd, if it is running.
@@ -136,6 +136,18 @@ impl World {
             }
         }
         found
+    }
+
+    /// Describes what the supervisor was asked to do, and the processes of this world with their states (proc_pid_stat(5)).
+    pub fn describe_processes(&self) -> String {
+        let asked = fs::read_to_string(self.path("supervisor/asked")).unwrap_or_default();
+        let asked: Vec<&str> = asked.lines().collect();
+        let describe = |pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.split(' ').take(3).collect::<Vec<_>>().join(" ")
+        };
+        let processes: Vec<String> = self.processes().into_iter().map(describe).collect();
+        format!("the supervisor was asked to {}; processes: {}", asked.join(", "), processes.join(", "))
     }
 }
 

@@ -458,6 +458,10 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        // The files are removed, and a rare failure must be explained by its first report.
+        if std::thread::panicking() {
+            eprintln!("{}\nthe last lines of etcd's log:\n{}", self.describe_processes(), self.log());
+        }
         // Kills only the processes of this world: its etcd and the orphans of earlier runs.
         for pid in self.processes() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
