@@ -483,18 +483,17 @@ impl Ended {
         self
     }
 
-    /// Checks that the action failed, with a message that contains one of the `reasons` and a next step.
+    /// Checks that the action failed, with a message that contains each of the `reasons` and a next step.
     #[track_caller]
     pub fn failed(self, reasons: &[&str]) {
         assert_eq!(self.status, Status::Failed, "expected it to fail: {}", self.describe());
         assert_eq!(self.out.status.code(), Some(0), "Juju would drop the message: {}", self.describe());
         assert!(self.message.contains("Next:"), "no next step: {}", self.describe());
         let message = self.message.to_lowercase();
-        assert!(
-            reasons.iter().any(|reason| message.contains(&reason.to_lowercase())),
-            "the message does not contain any of {reasons:?}: {}",
-            self.describe()
-        );
+        for reason in reasons {
+            let is_there = message.contains(&reason.to_lowercase());
+            assert!(is_there, "the message does not contain {reason:?}: {}", self.describe());
+        }
     }
 
     /// Returns the result with a dotted key, which must exist and be text, as all results in Juju are.
