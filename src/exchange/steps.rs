@@ -165,7 +165,8 @@ impl<'a> Exchange<'a> {
     pub(super) fn describe_stopped_dependents(&self) -> Option<String> {
         let old = &self.journal.old;
         let start = self.site.service.dependents_command(&old.supervisor);
-        let start = start.filter(|_| old.inode.is_none() && !old.supervisor.dependents.is_empty())?;
+        let stays_empty = old.inode.is_none() && !old.is_running;
+        let start = start.filter(|_| stays_empty && !old.supervisor.dependents.is_empty())?;
         Some(format!("units that need etcd stay stopped; after the next restore: `{start}`"))
     }
 
