@@ -132,7 +132,7 @@ pub enum Obstacle {
         data_dir: String,
         /// The names of the other members.
         others: Vec<String>,
-        /// What names them, such as a unit or a file.
+        /// The unit, manifest or file that names them.
         source: String,
         /// How an operator stops etcd.
         stop: Stop,

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use test_case::test_case;
 
 use crate::common::client::assert_same;
+use crate::common::command::Out;
 use crate::common::fs_util::names;
 use crate::common::world::{Version, World};
 use crate::concurrent_changes::interrupted;
@@ -24,6 +25,12 @@ fn kill_etcd(world: &World) {
     while world.running() {
         sleep(Duration::from_millis(10));
     }
+}
+
+/// Runs the commands that end a restore as it is, as the message prints them.
+fn run_printed_commands(out: &Out) {
+    let commands = out.stderr.split("as it is: `").nth(1).unwrap().split('`').next().unwrap();
+    assert!(Command::new("sh").args(["-c", commands]).status().unwrap().success(), "{commands}");
 }
 
 /// Clients wrote to the restored data before it was verified. Then etcd died and cannot start for a while.
@@ -73,8 +80,7 @@ fn the_printed_commands_end_a_restore_whose_data_cannot_be_read(version: Version
         let out = world.restore(&["--recover"]);
         let words = ["still unfinished", "to end that restore as it is: `mv -T "];
         out.assert_stderr_contains(&words);
-        let commands = out.stderr.split("as it is: `").nth(1).unwrap().split('`').next().unwrap();
-        assert!(Command::new("sh").args(["-c", commands]).status().unwrap().success(), "{commands}");
+        run_printed_commands(&out);
         let kept =
             names(&world.data_dir()).into_iter().filter(|name| name.starts_with("member.before-restore-"));
         assert_eq!(kept.count(), 1);
@@ -107,8 +113,7 @@ fn the_printed_commands_end_a_restore_whose_old_data_cannot_be_served() {
         "etcd does not serve the old data",
         "as it is: `mv -T ",
     ]);
-    let commands = out.stderr.split("as it is: `").nth(1).unwrap().split('`').next().unwrap();
-    assert!(Command::new("sh").args(["-c", commands]).status().unwrap().success(), "{commands}");
+    run_printed_commands(&out);
 
     world.disarm("start-fails");
     let refused = world.restore(&[&from(&archive), &world.to_target(), "skip-backup=true"]);

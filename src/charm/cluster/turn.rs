@@ -112,18 +112,13 @@ pub fn waiting_status(facts: &ClusterFacts, upgrade: Option<&str>) -> Status {
     let message = match holder {
         Some(holder) => format!("{action} after {holder}"),
         None => {
-            let strangers = describe_strangers(facts).map(|text| format!("; {text}")).unwrap_or_default();
-            let next = strangers_that_prevent_restarts(facts).next();
-            let next =
-                next.map(|stranger| format!("; {}", next_for_stranger(facts, stranger))).unwrap_or_default();
-            format!("{action} when all members serve{strangers}{next}")
+            let described = describe_strangers(facts).map(|text| format!("; {text}")).unwrap_or_default();
+            let stranger = strangers(facts).into_iter().find(prevents_restart);
+            let next = stranger.map(|one| format!("; {}", next_for_stranger(facts, one))).unwrap_or_default();
+            format!("{action} when all members serve{described}{next}")
         }
     };
     Status::new("waiting", message)
-}
-
-fn strangers_that_prevent_restarts(facts: &ClusterFacts) -> impl Iterator<Item = &Member> {
-    strangers(facts).into_iter().filter(prevents_restart)
 }
 
 #[cfg(test)]

@@ -661,3 +661,18 @@ fn a_member_on_the_network_keeps_running_until_it_has_a_certificate_for_its_new_
     assert!(!moved.listens_at_its_url());
     assert_status(&moved, "blocked", &["management-port cannot be changed", "management-port=7"]);
 }
+
+/// Such a unit is still the member that it was, and no other unit may start a cluster in its place.
+#[test]
+fn a_unit_had_data_if_its_storage_is_missing_or_its_data_is_lost() {
+    for (data, has_own_config, expected) in [
+        (DataState::Absent, true, true),
+        (DataState::Lost, true, true),
+        (DataState::Absent, false, false),
+        (DataState::New, true, false),
+    ] {
+        let facts = Facts { data: data.clone(), has_own_config, has_started: false, ..serving() };
+        assert_eq!(facts.has_or_had_data(), expected, "{data:?} {has_own_config}");
+    }
+    assert!(serving().has_or_had_data());
+}

@@ -61,7 +61,7 @@ pub struct InitialMember {
     pub peer_urls: Option<String>,
     /// The names of the other members in `initial-cluster`, sorted.
     pub others: Vec<String>,
-    /// What this configuration is of, for messages: a unit, a process, a manifest or a file.
+    /// The unit, process, manifest or file with this configuration, for messages.
     pub source: String,
 }
 

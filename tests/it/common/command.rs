@@ -242,8 +242,7 @@ impl Out {
 
     /// As [`Self::refused`], but for one of the `reasons`, and returns an error, for tables that continue after a failure.
     pub fn check_refused_for_one_of(&self, reasons: &[&str]) -> Result<(), String> {
-        let refused = |reason: &&str| self.check_refused(&[reason]);
-        match reasons.iter().any(|reason| refused(reason).is_ok()) {
+        match reasons.iter().any(|reason| self.check_refused(&[reason]).is_ok()) {
             true => Ok(()),
             false => Err(format!("not refused for any of {reasons:?}: {}", self.describe())),
         }
@@ -283,8 +282,7 @@ impl Out {
     /// etcd or on the time.
     #[track_caller]
     pub fn assert_stderr_contains_one_of(&self, fragments: &[&str]) {
-        let contains = |fragment: &&&str| self.check_stderr_contains(&[fragment]).is_ok();
-        let found = fragments.iter().any(|fragment| contains(&fragment));
+        let found = fragments.iter().any(|fragment| self.check_stderr_contains(&[fragment]).is_ok());
         assert!(found, "stderr does not contain any of {fragments:?}: {}", self.describe());
     }
 

@@ -378,6 +378,17 @@ fn records_the_cluster_that_serves_and_its_heir_after_a_restore() {
     assert_eq!(data.known["etcd/2"].member, Some("2".into()), "a member is forgotten only if etcd forgot it");
 }
 
+/// The leader etcd/2 without data, next to etcd/1, which has published `other` and was the only member of the cluster.
+fn leader_without_data(other: UnitData) -> ClusterFacts {
+    let mut leader = ClusterFacts { members: None, ..settled() };
+    leader.unit = unit(2);
+    leader.units = [1, 2].map(|n| (unit(n), GoalUnit { status: "active".into() })).into();
+    leader.application.known = [(unit(1), known(1))].into();
+    leader.own = UnitData { peer: Some(url(2)), ..UnitData::default() };
+    leader.others = [(unit(1), other)].into();
+    leader
+}
+
 /// The only unit with data waits for its storage, and a new unit is the leader. It must not start an empty cluster.
 #[test]
 fn a_unit_without_its_storage_is_still_the_member_that_it_was() {
@@ -385,13 +396,7 @@ fn a_unit_without_its_storage_is_still_the_member_that_it_was() {
     let published = unit_data(&waiting, None, true);
     assert_eq!(published, waiting.own);
 
-    let mut leader = settled();
-    leader.unit = unit(2);
-    leader.units = [1, 2].map(|n| (unit(n), GoalUnit { status: "active".into() })).into();
-    leader.application.known = [(unit(1), known(1))].into();
-    leader.own = UnitData { peer: Some(url(2)), ..UnitData::default() };
-    leader.others = [(unit(1), published)].into();
-    leader.members = None;
+    let mut leader = leader_without_data(published);
     for _ in 0..3 {
         let own = unit_data(&leader, None, false);
         leader.application = application_data(&leader, &own);
@@ -405,17 +410,12 @@ fn a_unit_without_its_storage_is_still_the_member_that_it_was() {
 /// The only unit with data lost it, and was restored. The leader has no data.
 #[test]
 fn a_leader_without_data_takes_over_the_cluster_of_a_restored_unit() {
-    let mut leader = settled();
-    leader.unit = unit(2);
-    leader.units = [1, 2].map(|n| (unit(n), GoalUnit { status: "active".into() })).into();
-    leader.application.known = [(unit(1), known(1))].into();
-    leader.own = UnitData { peer: Some(url(2)), ..UnitData::default() };
     let restored = UnitData { cluster: Some("2b".into()), member: Some("7".into()), ..published(1) };
-    leader.others = [(unit(1), restored)].into();
+    let mut leader = leader_without_data(restored);
     let data = application_data(&leader, &leader.own);
     assert_eq!(data.cluster.as_deref(), Some("2b"));
     assert_eq!(data.known[&unit(1)].member.as_deref(), Some("7"));
-    // A second unit with the data of the old cluster, whose etcd is stopped, keeps it.
+    // Another unit has the data of the old cluster, and its etcd is stopped: that cluster has not ended.
     leader.units.insert(unit(10), GoalUnit { status: "active".into() });
     leader.application.known.insert(unit(10), known(10));
     leader.others.insert(unit(10), published(10));
